@@ -1,0 +1,72 @@
+/** Rewrites that leave every output as it is: dropping what nobody reads, computing equal things once. */
+import type { Node, Program, Value } from './program.ts';
+import type { Tensor } from './tensor.ts';
+
+/** Removes every node that no output depends on. Inputs stay: they are the program's signature. */
+export function removeDeadCode(program: Program): Program {
+  const alive = new Set<Value>(program.outputs.values());
+  const nodes: Node[] = [];
+  for (const node of [...program.nodes].reverse()) {
+    if (node.primitive !== 'input' && !node.outputs.some((value) => alive.has(value))) continue;
+    for (const value of node.inputs) alive.add(value);
+    nodes.push(node);
+  }
+  return { ...program, nodes: nodes.reverse() };
+}
+
+/** Computes equal operations on equal values once. */
+export function mergeCommonSubexpressions(program: Program): Program {
+  const replacement = new Map<Value, Value>();
+  const known = new Map<string, Node>();
+  const constants = new Map<Tensor, number>();
+  const resolve = (value: Value) => replacement.get(value) ?? value;
+  const nodes: Node[] = [];
+  for (const node of program.nodes) {
+    const inputs = node.inputs.map(resolve);
+    const key = `${node.primitive}(${inputs.map((value) => value.id).join(',')})${describe(node, constants)}`;
+    const twin = node.primitive === 'input' ? undefined : known.get(key);
+    if (twin !== undefined) {
+      for (const [index, value] of node.outputs.entries())
+        replacement.set(value, twin.outputs[index] as Value);
+      continue;
+    }
+    const changed = inputs.some((value, index) => value !== node.inputs[index]);
+    const kept = changed ? rewire(node, inputs, replacement) : node;
+    known.set(key, kept);
+    nodes.push(kept);
+  }
+  const outputs = new Map([...program.outputs].map(([name, value]) => [name, resolve(value)]));
+  return { ...program, nodes, outputs };
+}
+
+/** Both passes, as every engine runs them before it compiles. */
+export function simplify(program: Program): Program {
+  return removeDeadCode(mergeCommonSubexpressions(program));
+}
+
+/** The same operation on other inputs; its outputs keep their ids and names. */
+function rewire(node: Node, inputs: readonly Value[], replacement: Map<Value, Value>): Node {
+  const outputs: Value[] = [];
+  const rewired = { ...node, inputs, outputs } as Node;
+  for (const value of node.outputs) {
+    const moved: Value = { ...value, node: rewired };
+    outputs.push(moved);
+    replacement.set(value, moved);
+  }
+  return rewired;
+}
+
+const comparedByContent = 64;
+
+/** Small constants are equal when their numbers are; large ones when they are the same object. */
+function describe(node: Node, constants: Map<Tensor, number>): string {
+  if (node.primitive !== 'constant') return JSON.stringify(node.attributes);
+  const { tensor } = node.attributes;
+  if (tensor.data.length <= comparedByContent) {
+    const bits = Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+    return `${tensor.dtype}[${tensor.shape.join(',')}]${bits.toString('hex')}`;
+  }
+  const number = constants.get(tensor) ?? constants.size;
+  constants.set(tensor, number);
+  return `#${number}`;
+}

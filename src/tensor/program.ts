@@ -1,0 +1,94 @@
+/**
+ * The tensor program: a model as data. A flat list of named primitive operations with static shapes, in an
+ * order in which every value is made before it is used.
+ */
+import type { DType, Shape, Tensor } from './tensor.ts';
+
+/** What each primitive needs to know besides its input values. Axes are non-negative. */
+export interface Attributes {
+  // leaves
+  input: { readonly name: string };
+  constant: { readonly tensor: Tensor };
+  // element by element, with numpy's broadcasting
+  add: Nothing;
+  subtract: Nothing;
+  multiply: Nothing;
+  divide: Nothing;
+  negate: Nothing;
+  exp: Nothing;
+  log: Nothing;
+  sqrt: Nothing;
+  sigmoid: Nothing;
+  tanh: Nothing;
+  erf: Nothing;
+  equal: Nothing;
+  less: Nothing;
+  /** inputs: condition (bool), then, otherwise */
+  where: Nothing;
+  cast: { readonly dtype: DType };
+  // along the last axis
+  softmax: Nothing;
+  logSoftmax: Nothing;
+  /** outputs: values in falling order, and their int64 indices; the lower index wins a tie */
+  topK: { readonly k: number };
+  // reductions
+  sum: { readonly axes: readonly number[]; readonly keepDimensions: boolean };
+  max: { readonly axes: readonly number[]; readonly keepDimensions: boolean };
+  // linear algebra over the last two axes; leading axes broadcast. scale * op(A) op(B)
+  matmul: { readonly transposeA: boolean; readonly transposeB: boolean; readonly scale: number };
+  // shape
+  reshape: { readonly shape: Shape };
+  transpose: { readonly permutation: readonly number[] };
+  slice: { readonly starts: readonly number[]; readonly ends: readonly number[] };
+  pad: { readonly before: readonly number[]; readonly after: readonly number[] };
+  concat: { readonly axis: number };
+  expand: { readonly shape: Shape };
+  // indexing
+  /** inputs: data, integer indices of any shape; the axis is replaced by the indices' shape */
+  gather: { readonly axis: number };
+  /** inputs: data, integer indices of the same rank; one element per index */
+  gatherElements: { readonly axis: number };
+  /** inputs: data, integer indices, updates of the indices' shape; repeated indices add up */
+  scatterAdd: { readonly axis: number };
+}
+
+type Nothing = Readonly<Record<string, never>>;
+
+export type Primitive = keyof Attributes;
+
+/** A handle on something a program computes. */
+export interface Value {
+  readonly id: number;
+  /** Unique in its program: scopes joined by dots. */
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: Shape;
+  /** What makes it. */
+  readonly node: Node;
+}
+
+export interface NodeOf<P extends Primitive> {
+  readonly primitive: P;
+  readonly attributes: Attributes[P];
+  readonly inputs: readonly Value[];
+  readonly outputs: readonly Value[];
+}
+
+export type Node = { [P in Primitive]: NodeOf<P> }[Primitive];
+
+export interface Program {
+  /** In order: every input of a node is an output of an earlier one. */
+  readonly nodes: readonly Node[];
+  readonly inputs: ReadonlyMap<string, Value>;
+  readonly outputs: ReadonlyMap<string, Value>;
+}
+
+export interface ValueType {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+/** A program that cannot be built: a shape, dtype or name that does not fit. */
+export class ProgramError extends Error {
+  override readonly name = 'ProgramError';
+}

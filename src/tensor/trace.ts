@@ -1,0 +1,149 @@
+/** Tracing: calling a model function once on handles writes its tensor program down. */
+import {
+  type Attributes,
+  type Node,
+  type NodeOf,
+  type Primitive,
+  type Program,
+  ProgramError,
+  type Value,
+  type ValueType,
+} from './program.ts';
+import { type ShapeRule, shapeRules } from './shapes.ts';
+import { formatShape } from './tensor.ts';
+
+interface Recorder {
+  readonly nodes: Node[];
+  readonly names: Map<string, number>;
+  readonly values: Set<Value>;
+  scopes: string[];
+}
+
+let recorder: Recorder | undefined;
+
+function recording(): Recorder {
+  if (recorder === undefined) {
+    throw new ProgramError(
+      'tensor operations only make sense inside trace(): they record, they do not compute',
+    );
+  }
+  return recorder;
+}
+
+/**
+ * Records a program.
+ * @param inputs name -> dtype and shape of what is fed at each run
+ * @param model called once with a handle per input; returns the outputs by name
+ * @throws ProgramError naming the value and primitive that does not fit
+ */
+export function trace<Names extends string>(
+  inputs: Readonly<Record<Names, ValueType>>,
+  model: (inputs: Readonly<Record<Names, Value>>) => Readonly<Record<string, Value>>,
+): Program {
+  const outer = recorder;
+  const own: Recorder = { nodes: [], names: new Map(), values: new Set(), scopes: [] };
+  recorder = own;
+  try {
+    const handles = Object.fromEntries(
+      Object.entries<ValueType>(inputs).map(([name, type]) => [
+        name,
+        record('input', [], { name }, [type], name),
+      ]),
+    );
+    const named = Object.entries(model(handles as Record<Names, Value>));
+    for (const [name, value] of named) {
+      if (!own.values.has(value)) throw new ProgramError(`output "${name}" comes from another trace`);
+    }
+    return { nodes: own.nodes, inputs: new Map(Object.entries(handles)), outputs: new Map(named) };
+  } finally {
+    recorder = outer;
+  }
+}
+
+/** Runs `body` with `name` added to the names of all values it makes: `layers.5.attention`. */
+export function scope<T>(name: string, body: () => T): T {
+  const own = recording();
+  own.scopes.push(name);
+  try {
+    return body();
+  } finally {
+    own.scopes.pop();
+  }
+}
+
+/** Runs `body` under exactly this scope, whatever surrounds it. */
+export function absoluteScope<T>(name: string, body: () => T): T {
+  const own = recording();
+  const outer = own.scopes;
+  own.scopes = [name];
+  try {
+    return body();
+  } finally {
+    own.scopes = outer;
+  }
+}
+
+/** Gives a value the name by which probes and errors speak of it, below the current scopes. */
+export function named(name: string, value: Value): Value {
+  const own = recording();
+  (value as { name: string }).name = uniqueName(own, [...own.scopes, name].join('.'));
+  return value;
+}
+
+/** The nodes recorded so far in the surrounding trace, in order. */
+export function recordedNodes(): readonly Node[] {
+  return recording().nodes;
+}
+
+/** Adds one primitive operation and returns what it makes. */
+export function emit<P extends Primitive>(
+  primitive: P,
+  inputs: readonly Value[],
+  attributes: Attributes[P],
+): readonly Value[] {
+  const own = recording();
+  for (const value of inputs) {
+    if (!own.values.has(value))
+      throw new ProgramError(`${primitive}: "${value.name}" comes from another trace`);
+  }
+  const rule: ShapeRule<P> = shapeRules[primitive];
+  let types: readonly ValueType[];
+  try {
+    types = rule.types(inputs, attributes);
+  } catch (error) {
+    const where = [...own.scopes, primitive].join('.');
+    const operands = inputs
+      .map((value) => `${value.name} ${value.dtype}${formatShape(value.shape)}`)
+      .join(', ');
+    throw new ProgramError(
+      `${where}(${operands}): ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  record(primitive, inputs, attributes, types, [...own.scopes, primitive].join('.'));
+  return (own.nodes.at(-1) as Node).outputs;
+}
+
+function record<P extends Primitive>(
+  primitive: P,
+  inputs: readonly Value[],
+  attributes: Attributes[P],
+  types: readonly ValueType[],
+  name: string,
+): Value {
+  const own = recording();
+  const outputs: Value[] = [];
+  const node = { primitive, inputs, attributes, outputs } as NodeOf<P> as Node;
+  for (const [index, { dtype, shape }] of types.entries()) {
+    const base = types.length === 1 ? name : `${name}.${index}`;
+    outputs.push({ id: own.values.size, name: uniqueName(own, base), dtype, shape, node });
+    own.values.add(outputs[index] as Value);
+  }
+  own.nodes.push(node);
+  return outputs[0] as Value;
+}
+
+function uniqueName(own: Recorder, name: string): string {
+  const count = own.names.get(name) ?? 0;
+  own.names.set(name, count + 1);
+  return count === 0 ? name : uniqueName(own, `${name}_${count + 1}`);
+}
