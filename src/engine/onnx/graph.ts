@@ -1,0 +1,163 @@
+/** Collects an ONNX graph: nodes, initializers and the names of tensors. */
+import { create } from '@bufbuild/protobuf';
+import {
+  type AttributeProto,
+  AttributeProto_AttributeType,
+  AttributeProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  type TensorProto,
+  TensorProto_DataType,
+  TensorProtoSchema,
+  TensorShapeProto_DimensionSchema,
+  TensorShapeProtoSchema,
+  TypeProto_TensorSchema,
+  TypeProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from 'onnx-buf';
+import type { ValueType } from '../../tensor/program.ts';
+import { type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
+import { EngineError } from '../engine.ts';
+
+export type AttributeValue = number | string | { readonly float: number } | readonly number[];
+
+export const onnxDType: Readonly<Record<DType, TensorProto_DataType>> = {
+  float32: TensorProto_DataType.FLOAT,
+  float16: TensorProto_DataType.FLOAT16,
+  bfloat16: TensorProto_DataType.BFLOAT16,
+  float64: TensorProto_DataType.DOUBLE,
+  int32: TensorProto_DataType.INT32,
+  int64: TensorProto_DataType.INT64,
+  bool: TensorProto_DataType.BOOL,
+};
+
+export interface GraphBuilder {
+  readonly nodes: NodeProto[];
+  readonly initializers: TensorProto[];
+  /** Adds a node of ONNX's own operators, or of `domain`. */
+  node(
+    operator: string,
+    inputs: readonly string[],
+    outputs: readonly string[],
+    attributes?: Readonly<Record<string, AttributeValue>>,
+    domain?: string,
+  ): void;
+  /** Adds numbers under a name. */
+  initializer(name: string, values: Tensor): void;
+  /** A shared int64 vector: axes, shapes, paddings. */
+  integers(values: readonly number[]): string;
+  /** A shared scalar. */
+  scalar(dtype: DType, value: number): string;
+  /** A name that no value of the program has. */
+  temporary(base: string): string;
+}
+
+/** ONNX Runtime's CPU kernel of ScatterND loses updates when indices repeat and several threads run. */
+const forbiddenOperators: ReadonlySet<string> = new Set(['ScatterND']);
+
+/** @param taken the names of the program's own values */
+export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
+  const nodes: NodeProto[] = [];
+  const initializers: TensorProto[] = [];
+  const shared = new Map<string, string>();
+  const used = new Set(taken);
+
+  function temporary(base: string): string {
+    for (let count = 0; ; count++) {
+      const name = count === 0 ? base : `${base}_${count}`;
+      if (!used.has(name)) {
+        used.add(name);
+        return name;
+      }
+    }
+  }
+
+  function initializer(name: string, { dtype, shape, data }: Tensor): void {
+    const rawData = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
+    initializers.push(
+      create(TensorProtoSchema, { name, dims: shape.map(BigInt), dataType: onnxDType[dtype], rawData }),
+    );
+  }
+
+  function share(key: string, values: Tensor): string {
+    const known = shared.get(key);
+    if (known !== undefined) return known;
+    const name = temporary(key);
+    initializer(name, values);
+    shared.set(key, name);
+    return name;
+  }
+
+  return {
+    nodes,
+    initializers,
+    temporary,
+    initializer,
+    node(operator, inputs, outputs, attributes = {}, domain = '') {
+      if (forbiddenOperators.has(operator)) {
+        throw new EngineError(
+          `${outputs[0]}: ${operator} is never emitted, it gives wrong sums on several threads`,
+        );
+      }
+      const attribute = Object.entries(attributes).map(([name, value]) => attributeProto(name, value));
+      nodes.push(
+        create(NodeProtoSchema, {
+          name: outputs[0] ?? operator,
+          opType: operator,
+          domain,
+          input: [...inputs],
+          output: [...outputs],
+          attribute,
+        }),
+      );
+    },
+    integers: (values) =>
+      share(
+        `int64[${values.join(',')}]`,
+        tensor('int64', [values.length], BigInt64Array.from(values, BigInt)),
+      ),
+    scalar: (dtype, value) => {
+      if (dtype !== 'float32' && dtype !== 'float64')
+        throw new EngineError(`no scalar constants of ${dtype}`);
+      const values =
+        dtype === 'float32'
+          ? tensor(dtype, [], Float32Array.of(value))
+          : tensor(dtype, [], Float64Array.of(value));
+      return share(`${dtype}(${value})`, values);
+    },
+  };
+}
+
+function attributeProto(name: string, value: AttributeValue): AttributeProto {
+  if (typeof value === 'number') {
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.INT, i: BigInt(value) });
+  }
+  if (typeof value === 'string') {
+    const s = new TextEncoder().encode(value);
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.STRING, s });
+  }
+  if ('float' in value) {
+    return create(AttributeProtoSchema, { name, type: AttributeProto_AttributeType.FLOAT, f: value.float });
+  }
+  return create(AttributeProtoSchema, {
+    name,
+    type: AttributeProto_AttributeType.INTS,
+    ints: value.map(BigInt),
+  });
+}
+
+/** The declaration of a graph input or output. */
+export function valueInfo(name: string, { dtype, shape }: ValueType): ValueInfoProto {
+  const dim = shape.map((size) =>
+    create(TensorShapeProto_DimensionSchema, { value: { case: 'dimValue', value: BigInt(size) } }),
+  );
+  const type = create(TypeProto_TensorSchema, {
+    elemType: onnxDType[dtype],
+    shape: create(TensorShapeProtoSchema, { dim }),
+  });
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, { value: { case: 'tensorType', value: type } }),
+  });
+}

@@ -1,0 +1,171 @@
+/** Each primitive in ONNX operators, and a whole program as an ONNX model. */
+import { create, toBinary } from '@bufbuild/protobuf';
+import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
+import { simplify } from '../../tensor/passes.ts';
+import type { NodeOf, Primitive, Program, Value } from '../../tensor/program.ts';
+import { EngineError } from '../engine.ts';
+import { type GraphBuilder, graphBuilder, onnxDType, valueInfo } from './graph.ts';
+
+type Lower<P extends Primitive> = (context: {
+  readonly graph: GraphBuilder;
+  readonly node: NodeOf<P>;
+  readonly attributes: NodeOf<P>['attributes'];
+  /** ONNX names of the node's inputs and outputs. */
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+}) => void;
+
+/** A primitive that is an ONNX operator as it stands. */
+function operator<P extends Primitive>(name: string, attributes?: Record<string, number | string>): Lower<P> {
+  return ({ graph, inputs, outputs }) => graph.node(name, inputs, outputs, attributes);
+}
+
+function reduction<P extends 'sum' | 'max'>(name: string): Lower<P> {
+  return ({ graph, attributes: { axes, keepDimensions }, inputs, outputs }) => {
+    if (axes.length === 0) return graph.node('Identity', inputs, outputs);
+    graph.node(name, [...inputs, graph.integers(axes)], outputs, { keepdims: keepDimensions ? 1 : 0 });
+  };
+}
+
+function withShape<P extends 'reshape' | 'expand'>(name: string): Lower<P> {
+  return ({ graph, attributes: { shape }, inputs, outputs }) =>
+    graph.node(name, [...inputs, graph.integers(shape)], outputs);
+}
+
+function alongAxis<P extends 'gather' | 'gatherElements' | 'concat'>(name: string): Lower<P> {
+  return ({ graph, attributes: { axis }, inputs, outputs }) => graph.node(name, inputs, outputs, { axis });
+}
+
+const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) => {
+  const { transposeA, transposeB, scale } = attributes;
+  if (!transposeA && !transposeB && scale === 1) return graph.node('MatMul', inputs, outputs);
+  const dtype = node.outputs[0]?.dtype;
+  if (dtype === 'float32' || dtype === 'float16') {
+    const fused = { transA: Number(transposeA), transB: Number(transposeB), alpha: { float: scale } };
+    return graph.node('FusedMatMul', inputs, outputs, fused, 'com.microsoft');
+  }
+  // The fused operator has no kernel for the other types.
+  const flags = [transposeA, transposeB];
+  const factors = inputs.map((name, index) => {
+    if (!flags[index]) return name;
+    const rank = node.inputs[index]?.shape.length ?? 2;
+    const perm = [...Array(rank).keys()].map((axis) => (axis < rank - 2 ? axis : 2 * rank - 3 - axis));
+    const transposed = graph.temporary(`${outputs[0]}.transposed`);
+    graph.node('Transpose', [name], [transposed], { perm });
+    return transposed;
+  });
+  if (scale === 1 || dtype === undefined) return graph.node('MatMul', factors, outputs);
+  const product = graph.temporary(`${outputs[0]}.unscaled`);
+  graph.node('MatMul', factors, [product]);
+  graph.node('Mul', [product, graph.scalar(dtype, scale)], outputs);
+};
+
+/** One entry per primitive; a primitive without one does not compile. */
+const lowerings: { readonly [P in Primitive]: Lower<P> } = {
+  input: () => undefined,
+  constant: ({ graph, attributes, outputs }) => graph.initializer(outputs[0] as string, attributes.tensor),
+  add: operator('Add'),
+  subtract: operator('Sub'),
+  multiply: operator('Mul'),
+  divide: operator('Div'),
+  negate: operator('Neg'),
+  exp: operator('Exp'),
+  log: operator('Log'),
+  sqrt: operator('Sqrt'),
+  sigmoid: operator('Sigmoid'),
+  tanh: operator('Tanh'),
+  erf: operator('Erf'),
+  equal: operator('Equal'),
+  less: operator('Less'),
+  where: operator('Where'),
+  cast: ({ graph, attributes: { dtype }, inputs, outputs }) =>
+    graph.node('Cast', inputs, outputs, { to: onnxDType[dtype] }),
+  softmax: operator('Softmax', { axis: -1 }),
+  logSoftmax: operator('LogSoftmax', { axis: -1 }),
+  topK: ({ graph, attributes: { k }, inputs, outputs }) =>
+    graph.node('TopK', [...inputs, graph.integers([k])], outputs, { axis: -1, largest: 1, sorted: 1 }),
+  sum: reduction('ReduceSum'),
+  max: reduction('ReduceMax'),
+  matmul,
+  reshape: withShape('Reshape'),
+  transpose: ({ graph, attributes: { permutation }, inputs, outputs }) =>
+    graph.node('Transpose', inputs, outputs, { perm: permutation }),
+  slice: ({ graph, attributes: { starts, ends }, inputs, outputs }) =>
+    graph.node(
+      'Slice',
+      [...inputs, graph.integers(starts), graph.integers(ends), graph.integers([...starts.keys()])],
+      outputs,
+    ),
+  pad: ({ graph, attributes: { before, after }, inputs, outputs }) =>
+    graph.node('Pad', [...inputs, graph.integers([...before, ...after])], outputs),
+  concat: alongAxis('Concat'),
+  expand: withShape('Expand'),
+  gather: alongAxis('Gather'),
+  gatherElements: alongAxis('GatherElements'),
+  scatterAdd: ({ graph, attributes: { axis }, inputs, outputs }) =>
+    graph.node('ScatterElements', inputs, outputs, { axis, reduction: 'add' }),
+};
+
+const opset = 21;
+const irVersion = 10;
+
+/**
+ * A program as ONNX model bytes. Graph inputs and outputs have the program's names, every other tensor the name
+ * of its value.
+ * @throws EngineError when an input and an output share a name, which ONNX cannot express
+ */
+export function programToOnnx(source: Program): Uint8Array {
+  const program = simplify(source);
+  const names = tensorNames(program);
+  const graph = graphBuilder(new Set(names.values()));
+  for (const node of program.nodes) {
+    const lower = lowerings[node.primitive] as Lower<Primitive>;
+    const name = (value: Value) => names.get(value) as string;
+    const [inputs, outputs] = [node.inputs.map(name), node.outputs.map(name)];
+    lower({ graph, node, attributes: node.attributes, inputs, outputs });
+  }
+  for (const [name, value] of program.outputs) {
+    const tensorName = names.get(value) as string;
+    if (tensorName !== name) graph.node('Identity', [tensorName], [name]);
+  }
+  const model = create(ModelProtoSchema, {
+    irVersion: BigInt(irVersion),
+    producerName: 'palkit',
+    opsetImport: [
+      create(OperatorSetIdProtoSchema, { domain: '', version: BigInt(opset) }),
+      create(OperatorSetIdProtoSchema, { domain: 'com.microsoft', version: 1n }),
+    ],
+    graph: create(GraphProtoSchema, {
+      name: 'program',
+      node: graph.nodes,
+      initializer: graph.initializers,
+      input: [...program.inputs].map(([name, value]) => valueInfo(name, value)),
+      output: [...program.outputs].map(([name, value]) => valueInfo(name, value)),
+    }),
+  });
+  return toBinary(ModelProtoSchema, model);
+}
+
+/** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */
+function tensorNames(program: Program): Map<Value, string> {
+  const names = new Map<Value, string>();
+  const taken = new Set<string>(program.inputs.keys());
+  for (const [name, value] of program.inputs) names.set(value, name);
+  for (const [name, value] of program.outputs) {
+    if (taken.has(name)) {
+      throw new EngineError(`"${name}" is the name of an input and of an output: rename the output`);
+    }
+    taken.add(name);
+    if (!names.has(value) && value.node.primitive !== 'constant') names.set(value, name);
+  }
+  for (const node of program.nodes) {
+    for (const value of node.outputs) {
+      if (names.has(value)) continue;
+      let name = value.name;
+      while (taken.has(name)) name = `${name}'`;
+      taken.add(name);
+      names.set(value, name);
+    }
+  }
+  return names;
+}

@@ -1,0 +1,195 @@
+import fc from 'fast-check';
+import { afterAll, describe, expect, it } from 'vitest';
+import { random } from '../../src/config/random.ts';
+import { plain } from '../../src/engine/engine.ts';
+import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import { interpret } from '../../src/tensor/interpret.ts';
+import * as ops from '../../src/tensor/operations.ts';
+import type { Value, ValueType } from '../../src/tensor/program.ts';
+import { float32, int32, sizeOf, type Tensor, tensor } from '../../src/tensor/tensor.ts';
+import { trace } from '../../src/tensor/trace.ts';
+import { cases } from '../tensor/arbitrary.ts';
+
+const engine = onnxEngine({ threads: 2 });
+afterAll(() => engine.dispose());
+
+/** The case's float64 values as float32, which is what the engine computes in. */
+function narrowed({ dtype, shape }: ValueType, numbers: readonly number[]): Tensor {
+  if (dtype === 'int32') return int32(shape, numbers);
+  if (dtype === 'bool') return tensor('bool', shape, Uint8Array.from(numbers));
+  return float32(shape, numbers);
+}
+
+describe('every primitive on ONNX Runtime against the float64 reference', () => {
+  for (const [primitive, draw] of Object.entries(cases)) {
+    it(primitive, async () => {
+      const check = async (seed: number) => {
+        const drawn = draw(random(seed));
+        const types = Object.fromEntries(
+          Object.entries(drawn.inputs).map(([name, type]) => [
+            name,
+            { ...type, dtype: type.dtype === 'float64' ? ('float32' as const) : type.dtype },
+          ]),
+        );
+        const feeds = Object.fromEntries(
+          Object.entries(types).map(([name, type]) => [name, narrowed(type, drawn.feeds[name] as number[])]),
+        );
+        const program = trace(types, (inputs) => ({ y: drawn.model(inputs) }));
+        const expected = interpret(program, feeds).y?.data ?? [];
+        const executable = await engine.compile(program);
+        const actual = plain(await executable.run(feeds), 'y').data as Float32Array;
+        await executable.dispose();
+        expect(actual).toHaveLength(expected.length);
+        for (const [at, value] of expected.entries()) expect(actual[at]).toBeCloseTo(value, 4);
+      };
+      await fc.assert(fc.asyncProperty(fc.integer(), check), { numRuns: 6, seed: 11 });
+    });
+  }
+});
+
+describe('sizes that reach the threaded kernels', () => {
+  it('scatterAdd with repeated indices is right every time at a million elements', async () => {
+    const [rows, width, tokens] = [4096, 256, 4096];
+    const stream = random('scatter');
+    const ids = Int32Array.from({ length: tokens }, (_, at) => (at % 2 === 0 ? 3 : stream.integer(rows)));
+    const updates = Float32Array.from({ length: tokens * width }, () => stream.integer(8));
+    const expected = new Float32Array(rows * width);
+    for (let token = 0; token < tokens; token++) {
+      for (let column = 0; column < width; column++) {
+        const target = (ids[token] as number) * width + column;
+        expected[target] = (expected[target] as number) + (updates[token * width + column] as number);
+      }
+    }
+    const program = trace(
+      { ids: { dtype: 'int32', shape: [tokens, 1] }, updates: { dtype: 'float32', shape: [tokens, width] } },
+      ({ ids, updates }) => ({
+        sums: ops.scatterAdd(
+          ops.filled('float32', [rows, width], 0),
+          ops.expand(ids, [tokens, width]),
+          updates,
+          0,
+        ),
+      }),
+    );
+    const executable = await engine.compile(program);
+    for (let run = 0; run < 20; run++) {
+      const { sums } = await executable.run({
+        ids: int32([tokens, 1], ids),
+        updates: float32([tokens, width], updates),
+      });
+      expect(Buffer.compare(Buffer.from((sums as Tensor).data.buffer), Buffer.from(expected.buffer))).toBe(0);
+    }
+  });
+
+  it('matmul, softmax, sum and transpose agree with plain loops at a million elements', async () => {
+    const [m, k] = [1024, 1024];
+    const stream = random('large');
+    const a = Float32Array.from({ length: m * k }, () => stream.normal());
+    const program = trace({ a: { dtype: 'float32', shape: [m, k] } }, ({ a }) => ({
+      product: ops.matmul(a, a, { transposeB: true, scale: 0.5 }),
+      softmax: ops.softmax(a),
+      columns: ops.sum(a, [0]),
+      transposed: ops.transpose(ops.multiply(a, 1), [1, 0]),
+    }));
+    const executable = await engine.compile(program);
+    const feeds = { a: float32([m, k], a) };
+    const first = await executable.run(feeds);
+    const data = (name: string) => plain(first, name).data as Float32Array;
+    for (const [row, column] of [
+      [0, 0],
+      [17, 923],
+      [1023, 1],
+      [512, 512],
+    ] as const) {
+      let [dot, total, top] = [0, 0, Number.NEGATIVE_INFINITY];
+      for (let at = 0; at < k; at++) dot += (a[row * k + at] as number) * (a[column * k + at] as number);
+      expect(data('product')[row * m + column]).toBeCloseTo(0.5 * dot, 3);
+      for (let at = 0; at < k; at++) top = Math.max(top, a[row * k + at] as number);
+      for (let at = 0; at < k; at++) total += Math.exp((a[row * k + at] as number) - top);
+      expect(data('softmax')[row * k + column]).toBeCloseTo(
+        Math.exp((a[row * k + column] as number) - top) / total,
+        6,
+      );
+      let sum = 0;
+      for (let at = 0; at < m; at++) sum += a[at * k + column] as number;
+      expect(data('columns')[column]).toBeCloseTo(sum, 3);
+      expect(data('transposed')[column * m + row]).toBe(a[row * k + column]);
+    }
+    for (let run = 0; run < 5; run++) {
+      const again = await executable.run(feeds);
+      for (const name of Object.keys(first)) {
+        const bytes = (value: Tensor) =>
+          Buffer.from(value.data.buffer, value.data.byteOffset, value.data.byteLength);
+        expect(Buffer.compare(bytes(plain(again, name)), bytes(plain(first, name)))).toBe(0);
+      }
+    }
+  });
+});
+
+describe('the engine', () => {
+  const program = trace({ x: { dtype: 'float32', shape: [2, 2] } }, ({ x }) => ({
+    y: ops.matmul(ops.exp(x), x, { transposeA: true, scale: 2 }),
+    z: ops.sum(x, [1]),
+  }));
+  const x = float32([2, 2], [0.1, -0.2, 0.3, 0.4]);
+
+  it('gives the same numbers at every optimization level', async () => {
+    const results = new Map<string, Float32Array>();
+    for (const optimization of ['disabled', 'basic', 'extended', 'all'] as const) {
+      const other = onnxEngine({ optimization });
+      const executable = await other.compile(program);
+      results.set(optimization, plain(await executable.run({ x }), 'y').data as Float32Array);
+      await other.dispose();
+    }
+    for (const result of results.values()) expect(result).toEqual(results.get('disabled'));
+  });
+
+  it('keeps outputs on the device and reads them back', async () => {
+    const step = trace({ state: { dtype: 'float32', shape: [3] } }, ({ state }) => ({
+      next: ops.multiply(state, 2),
+    }));
+    const executable = await engine.compile(step, { keepOnDevice: ['next'] });
+    let state: Awaited<ReturnType<typeof executable.run>>[string] = float32([3], [1, 2, 3]);
+    for (let run = 0; run < 4; run++) state = (await executable.run({ state })).next as typeof state;
+    expect(() => plain({ state }, 'state')).toThrow('stayed on the device');
+    const read = await engine.read({ value: state as never });
+    expect(read.value?.data).toEqual(Float32Array.of(16, 32, 48));
+  });
+
+  it('names the input that is missing, unknown or of another shape', async () => {
+    const executable = await engine.compile(program);
+    await expect(executable.run({})).rejects.toThrow('input "x" is missing');
+    await expect(executable.run({ x: float32([4], [1, 2, 3, 4]) })).rejects.toThrow(
+      'input "x" is float32[4], the program takes float32[2, 2]',
+    );
+    await expect(executable.run({ x, other: x })).rejects.toThrow('no input "other"');
+  });
+
+  it('names the program value at which a run fails', async () => {
+    const lookup = trace(
+      { ids: { dtype: 'int32', shape: [1] }, table: { dtype: 'float32', shape: [2, 1] } },
+      (v) => ({
+        y: ops.exp(ops.gather(v.table, v.ids, 0)),
+      }),
+    );
+    const executable = await engine.compile(lookup);
+    const run = executable.run({ ids: int32([1], [9]), table: float32([2, 1], [1, 2]) });
+    await expect(run).rejects.toThrow(/at "gather" \(gather\)/);
+  });
+
+  it('refuses an input and an output of one name', async () => {
+    const clash = trace({ w: { dtype: 'float32', shape: [1] } }, ({ w }: { w: Value }) => ({
+      w: ops.exp(w),
+    }));
+    await expect(engine.compile(clash)).rejects.toThrow('"w" is the name of an input and of an output');
+  });
+
+  it('runs programs whose size is that of a scalar', async () => {
+    const scalar = trace({ x: { dtype: 'float32', shape: [] } }, ({ x }) => ({
+      y: ops.max(ops.expand(x, [2, 2])),
+    }));
+    const executable = await engine.compile(scalar);
+    const y = plain(await executable.run({ x: float32([], [3]) }), 'y');
+    expect([y.shape, sizeOf(y.shape), ...(y.data as Float32Array)]).toEqual([[], 1, 3]);
+  });
+});
