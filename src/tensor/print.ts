@@ -24,7 +24,9 @@ function printAttributes(node: Node): string {
   if (node.primitive === 'input') return '';
   if (node.primitive === 'constant') {
     const { data } = node.attributes.tensor;
-    return data.length <= 8 ? ` {${Array.from(data as ArrayLike<number | bigint>).join(', ')}}` : ` {${data.length} elements}`;
+    return data.length <= 8
+      ? ` {${Array.from(data as ArrayLike<number | bigint>).join(', ')}}`
+      : ` {${data.length} elements}`;
   }
   const entries = Object.entries(node.attributes as Record<string, unknown>).filter(
     ([, value]) => value !== false,

@@ -1,0 +1,40 @@
+/** Feed-forward layers behind one interface. What is sparse about one is decided by its configuration alone. */
+import { linear, multiply, sigmoid } from '../tensor/operations.ts';
+import { type Parameters, parameter } from '../tensor/parameters.ts';
+import type { Value } from '../tensor/program.ts';
+import { named } from '../tensor/trace.ts';
+
+export interface FeedForwardConfig {
+  readonly kind: 'dense';
+}
+
+export interface FeedForwardOutput {
+  readonly y: Value;
+  /** Added to the training loss: load balancing and the like. */
+  readonly auxiliaryLoss?: Value;
+  /** Scalars worth logging, by name. */
+  readonly statistics?: Readonly<Record<string, Value>>;
+}
+
+/**
+ * @param x hidden states, [..., hidden]
+ * @param prefix where the layer's parameters live: `model.layers.0.mlp`
+ */
+export type FeedForward = (x: Value, parameters: Parameters, prefix: string) => FeedForwardOutput;
+
+/** SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`. */
+export const denseFeedForward: FeedForward = (x, parameters, prefix) => {
+  const project = (input: Value, name: string) =>
+    linear(input, parameter(parameters, `${prefix}.${name}.weight`));
+  const gate = project(x, 'gate_proj');
+  const activated = multiply(multiply(gate, sigmoid(gate)), project(x, 'up_proj'));
+  return { y: named('output', project(activated, 'down_proj')) };
+};
+
+/** The layer that a configuration asks for. */
+export function feedForwardOf(config: FeedForwardConfig): FeedForward {
+  switch (config.kind) {
+    case 'dense':
+      return denseFeedForward;
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * A Llama-family decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Parameters carry Hugging
+ * Face's names.
+ *
+ * Shape suffixes: B batch, T rows that ask (queries), S rows that are asked (keys), D hidden, H head width,
+ * K key-value heads, G query heads per key-value head, V vocabulary, N any rows.
+ */
+import type { FeedForward } from '../ffn/feedForward.ts';
+import {
+  add,
+  concat,
+  constant,
+  divide,
+  gather,
+  linear,
+  matmul,
+  mean,
+  multiply,
+  reshape,
+  softmax,
+  sqrt,
+  transpose,
+} from '../tensor/operations.ts';
+import { type Parameters, parameter } from '../tensor/parameters.ts';
+import type { Value } from '../tensor/program.ts';
+import { float32 } from '../tensor/tensor.ts';
+import { named, scope } from '../tensor/trace.ts';
+import type { LlamaConfig } from './config.ts';
+import { type Rotary, rotaryAt, rotate } from './rotary.ts';
+
+/** Added to the score of a key that a query must not see. */
+export const masked = -1e9;
+
+/** Keys and values of one layer, [B, K, S, H], keys already rotated. */
+export interface KeysValues {
+  readonly keysBKSH: Value;
+  readonly valuesBKSH: Value;
+}
+
+export interface LayerContext {
+  /** Rotary tables of the rows; undefined: the rows are not rotated. */
+  readonly rotary: Rotary;
+  /** Added to the attention scores, broadcast to [B, 1, T, S]: 0 where a key is visible, `masked` where not. */
+  readonly bias: Value;
+  readonly feedForward: FeedForward;
+  /** What the rows attend to, given their own keys and values; their own when left out. */
+  readonly attendTo?: (own: KeysValues) => KeysValues;
+}
+
+/** Root-mean-square normalisation (Zhang and Sennrich 2019) over the last axis. */
+export function rmsNorm(x: Value, weight: Value, epsilon: number): Value {
+  const scale = sqrt(add(mean(multiply(x, x), [-1], { keepDimensions: true }), epsilon));
+  return multiply(divide(x, scale), weight);
+}
+
+/** Token embeddings of ids. */
+export function embed(parameters: Parameters, ids: Value): Value {
+  return named('embeddings', gather(parameter(parameters, 'model.embed_tokens.weight'), ids, 0));
+}
+
+/** One decoder layer over rows [B, T, D]. Values are named `layers.<layer>.*`. */
+export function decoderLayer(
+  config: LlamaConfig,
+  parameters: Parameters,
+  layer: number,
+  hiddenBTD: Value,
+  context: LayerContext,
+): { hiddenBTD: Value; keysValues: KeysValues } {
+  const prefix = layerPrefix(layer);
+  return scope(`layers.${layer}`, () => {
+    const normedBTD = inputNorm(config, parameters, layer, hiddenBTD);
+    const { attendedBTD, keysValues } = scope('attention', () => {
+      const own = keysValuesOf(config, parameters, layer, normedBTD, context.rotary);
+      const all = context.attendTo?.(own) ?? own;
+      return { attendedBTD: attend(config, parameters, layer, normedBTD, context, all), keysValues: all };
+    });
+    const residualBTD = named('residual', add(hiddenBTD, attendedBTD));
+    const feedForwardBTD = scope('feedForward', () => {
+      const weight = parameter(parameters, `${prefix}.post_attention_layernorm.weight`);
+      const normed = named('input', rmsNorm(residualBTD, weight, config.rmsNormEpsilon));
+      return context.feedForward(normed, parameters, `${prefix}.mlp`).y;
+    });
+    return { hiddenBTD: named('hidden', add(residualBTD, feedForwardBTD)), keysValues };
+  });
+}
+
+/** The normalisation in front of a layer's attention. */
+export function inputNorm(config: LlamaConfig, parameters: Parameters, layer: number, x: Value): Value {
+  return rmsNorm(
+    x,
+    parameter(parameters, `${layerPrefix(layer)}.input_layernorm.weight`),
+    config.rmsNormEpsilon,
+  );
+}
+
+/**
+ * A layer's keys and values for normalised rows [B, S, D].
+ * @param rotary undefined leaves the keys without positions
+ * @param weights where the projections live; the layer's own when left out
+ */
+export function keysValuesOf(
+  config: LlamaConfig,
+  parameters: Parameters,
+  layer: number,
+  normedBSD: Value,
+  rotary: Rotary | undefined,
+  weights = `${layerPrefix(layer)}.self_attn`,
+): KeysValues {
+  const project = (name: string) =>
+    splitHeads(linear(normedBSD, parameter(parameters, `${weights}.${name}.weight`)), config.keyValueHeads);
+  const keysBKSH = project('k_proj');
+  return {
+    keysBKSH: named('keys', rotary === undefined ? keysBKSH : rotate(keysBKSH, rotary)),
+    valuesBKSH: named('values', project('v_proj')),
+  };
+}
+
+/** One after the other along the key axis. */
+export function concatKeysValues(parts: readonly KeysValues[]): KeysValues {
+  return {
+    keysBKSH: concat(
+      parts.map((part) => part.keysBKSH),
+      2,
+    ),
+    valuesBKSH: concat(
+      parts.map((part) => part.valuesBKSH),
+      2,
+    ),
+  };
+}
+
+function attend(
+  config: LlamaConfig,
+  parameters: Parameters,
+  layer: number,
+  normedBTD: Value,
+  { rotary, bias }: LayerContext,
+  { keysBKSH, valuesBKSH }: KeysValues,
+): Value {
+  const { heads, keyValueHeads, headWidth } = config;
+  const prefix = `${layerPrefix(layer)}.self_attn`;
+  const [batch, rows] = normedBTD.shape as [number, number, number];
+  const keyRows = keysBKSH.shape[2] as number;
+  const group = heads / keyValueHeads;
+  const queries = rotate(
+    splitHeads(linear(normedBTD, parameter(parameters, `${prefix}.q_proj.weight`)), heads),
+    rotary,
+  );
+  // The query heads of one key-value head become rows of one product, so that keys are never repeated.
+  const grouped = reshape(queries, [batch, keyValueHeads, group * rows, headWidth]);
+  const scores = matmul(grouped, keysBKSH, { transposeB: true, scale: headWidth ** -0.5 });
+  const biased = add(reshape(scores, [batch, heads, rows, keyRows]), bias);
+  const probabilities = named('probabilities', softmax(biased));
+  const mixed = matmul(reshape(probabilities, [batch, keyValueHeads, group * rows, keyRows]), valuesBKSH);
+  const merged = transpose(reshape(mixed, [batch, heads, rows, headWidth]), [0, 2, 1, 3]);
+  const flat = reshape(merged, [batch, rows, heads * headWidth]);
+  return named('output', linear(flat, parameter(parameters, `${prefix}.o_proj.weight`)));
+}
+
+/** Normalised final hidden states to logits over the vocabulary, [N, V]. */
+export function logits(config: LlamaConfig, parameters: Parameters, hiddenND: Value): Value {
+  const normed = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
+  const head = config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
+  return named('logits', linear(normed, parameter(parameters, head)));
+}
+
+/** The hidden states [B, T, D] of a plain language model; right padding needs no mask, nothing real sees it. */
+export function languageModel(
+  config: LlamaConfig,
+  parameters: Parameters,
+  idsBT: Value,
+  feedForward: FeedForward,
+): Value {
+  const rows = idsBT.shape[1] as number;
+  const context = {
+    rotary: rotaryAt(config, [...Array(rows).keys()]),
+    bias: constant(causalBias(rows)),
+    feedForward,
+  };
+  let hiddenBTD = embed(parameters, idsBT);
+  for (let layer = 0; layer < config.layers; layer++) {
+    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, context));
+  }
+  return hiddenBTD;
+}
+
+/** [1, 1, rows, rows]: a row sees itself and what stands before it. */
+export function causalBias(rows: number) {
+  const bias = Float32Array.from({ length: rows * rows }, (_, at) =>
+    at % rows > Math.floor(at / rows) ? masked : 0,
+  );
+  return float32([1, 1, rows, rows], bias);
+}
+
+export function layerPrefix(layer: number): string {
+  return `model.layers.${layer}`;
+}
+
+/** [B, N, heads * H] -> [B, heads, N, H] */
+function splitHeads(x: Value, heads: number): Value {
+  const [batch, rows, width] = x.shape as [number, number, number];
+  return transpose(reshape(x, [batch, rows, heads, width / heads]), [0, 2, 1, 3]);
+}

@@ -1,0 +1,340 @@
+/**
+ * The training step as tensor programs: forward pass, loss, gradients, clipping and the optimizer's update.
+ * Without accumulation all of it is one program; with it, one program adds up gradients and one updates.
+ */
+import {
+  type DeviceTensor,
+  type Engine,
+  type Executable,
+  type Feed,
+  isDeviceTensor,
+  plain,
+} from '../engine/engine.ts';
+import { logits } from '../llm/decoder.ts';
+import { type AudioLlm, audioInputs, forward } from '../pal/audioLlm.ts';
+import { gradients } from '../tensor/gradients.ts';
+import {
+  add,
+  gather,
+  gatherElements,
+  logSoftmax,
+  multiply,
+  negate,
+  reshape,
+  sum,
+} from '../tensor/operations.ts';
+import {
+  frozen,
+  type Parameters,
+  type ParameterTensors,
+  parameter,
+  parameterInputs,
+} from '../tensor/parameters.ts';
+import type { Program, Value, ValueType } from '../tensor/program.ts';
+import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
+import { scope, trace } from '../tensor/trace.ts';
+import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
+
+/** Static sizes of a batch. */
+export interface BatchShape {
+  readonly rows: number;
+  /** Text tokens per row, padding included. */
+  readonly textRows: number;
+  /** Supervised tokens per batch, padding included. */
+  readonly targets: number;
+}
+
+/** One micro-batch, ready to be fed. */
+export interface Batch {
+  readonly feeds: Readonly<Record<string, Tensor>>;
+  /** Tokens with a loss. */
+  readonly supervisedTokens: number;
+  /** Real text tokens and audio tokens that the LLM takes in. */
+  readonly tokens: number;
+}
+
+export function batchInputs(
+  model: AudioLlm,
+  { rows, textRows, targets }: BatchShape,
+): Record<string, ValueType> {
+  return {
+    ids: { dtype: 'int32', shape: [rows, textRows] },
+    'target.rows': { dtype: 'int32', shape: [targets] },
+    'target.ids': { dtype: 'int32', shape: [targets] },
+    'target.weights': { dtype: 'float32', shape: [targets] },
+    ...audioInputs(model.streams, rows),
+  };
+}
+
+/**
+ * Cross-entropy summed over the supervised tokens. Logits are computed at those positions only.
+ * @param inputs as `batchInputs` declares them
+ */
+export function summedLoss(
+  model: AudioLlm,
+  parameters: Parameters,
+  inputs: Readonly<Record<string, Value>>,
+): Value {
+  const ids = inputs.ids as Value;
+  const { hiddenBTD } = forward(model, parameters, ids, inputs);
+  return scope('loss', () => {
+    const [batch, textRows, width] = hiddenBTD.shape as [number, number, number];
+    const hiddenND = gather(reshape(hiddenBTD, [batch * textRows, width]), inputs['target.rows'] as Value, 0);
+    const logProbabilities = logSoftmax(logits(model.llm, parameters, hiddenND));
+    const targets = reshape(inputs['target.ids'] as Value, [hiddenND.shape[0] as number, 1]);
+    const picked = reshape(gatherElements(logProbabilities, targets, 1), [hiddenND.shape[0] as number]);
+    return negate(sum(multiply(picked, inputs['target.weights'] as Value)));
+  });
+}
+
+const scalar: ValueType = { dtype: 'float32', shape: [] };
+const scalarInputs = { learningRate: scalar, correction1: scalar, correction2: scalar, scale: scalar };
+
+function updates(
+  config: AdamWConfig,
+  clipNorm: number | null,
+  names: readonly string[],
+  inputs: Readonly<Record<string, Value>>,
+  summedGradients: readonly Value[],
+): Record<string, Value> {
+  return scope('update', () => {
+    const scale = inputs.scale as Value;
+    const norm = multiply(globalNorm(summedGradients), scale);
+    const factor = clipNorm === null ? scale : multiply(scale, clipFactor(norm, clipNorm));
+    const scalars = {
+      learningRate: inputs.learningRate as Value,
+      correction1: inputs.correction1 as Value,
+      correction2: inputs.correction2 as Value,
+    };
+    const outputs: Record<string, Value> = { gradientNorm: norm };
+    for (const [index, name] of names.entries()) {
+      const gradient = multiply(summedGradients[index] as Value, factor);
+      const state = { first: inputs[`first.${name}`] as Value, second: inputs[`second.${name}`] as Value };
+      const next = adamW(config, inputs[name] as Value, gradient, state, scalars);
+      outputs[`next.${name}`] = next.parameter;
+      outputs[`next.first.${name}`] = next.state.first;
+      outputs[`next.second.${name}`] = next.state.second;
+    }
+    return outputs;
+  });
+}
+
+function prefixed(prefix: string, types: Readonly<Record<string, ValueType>>): Record<string, ValueType> {
+  return Object.fromEntries(Object.entries(types).map(([name, type]) => [`${prefix}${name}`, type]));
+}
+
+export interface StepOptions {
+  readonly engine: Engine;
+  readonly model: AudioLlm;
+  readonly trainable: ParameterTensors;
+  readonly frozen: ParameterTensors;
+  readonly shape: BatchShape;
+  readonly optimizer: AdamWConfig;
+  readonly clipNorm: number | null;
+  /** Micro-batches per step. */
+  readonly accumulate: number;
+}
+
+/** Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens. */
+export function gradientProgram({
+  model,
+  trainable,
+  frozen: fixed,
+  shape,
+}: Pick<StepOptions, 'model' | 'trainable' | 'frozen' | 'shape'>): Program {
+  const names = [...trainable.keys()];
+  return trace({ ...parameterInputs(trainable), ...batchInputs(model, shape) }, (inputs) => {
+    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+    return {
+      loss,
+      ...Object.fromEntries(names.map((name, index) => [`gradient.${name}`, parts[index] as Value])),
+    };
+  });
+}
+
+function lossAndGradients(
+  model: AudioLlm,
+  names: readonly string[],
+  fixed: ParameterTensors,
+  inputs: Readonly<Record<string, Value>>,
+): { loss: Value; parts: Value[] } {
+  const own = new Map(names.map((name) => [name, inputs[name] as Value]));
+  const loss = summedLoss(model, new Map([...frozen(fixed), ...own]), inputs);
+  return { loss, parts: gradients(loss, [...own.values()]) };
+}
+
+function fusedProgram({ model, trainable, frozen: fixed, shape, optimizer, clipNorm }: StepOptions): Program {
+  const names = [...trainable.keys()];
+  const own = parameterInputs(trainable);
+  const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
+  return trace<string>({ ...types, ...batchInputs(model, shape) }, (inputs) => {
+    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+    return { loss, ...updates(optimizer, clipNorm, names, inputs, parts) };
+  });
+}
+
+function accumulatingProgram({ model, trainable, frozen: fixed, shape }: StepOptions): Program {
+  const names = [...trainable.keys()];
+  const own = parameterInputs(trainable);
+  return trace<string>({ ...own, ...prefixed('sum.', own), ...batchInputs(model, shape) }, (inputs) => {
+    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+    const sums = names.map((name, index) => [
+      `next.sum.${name}`,
+      add(inputs[`sum.${name}`] as Value, parts[index] as Value),
+    ]);
+    return { loss, ...Object.fromEntries(sums) };
+  });
+}
+
+function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program {
+  const names = [...trainable.keys()];
+  const own = parameterInputs(trainable);
+  const state = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...prefixed('sum.', own) };
+  return trace<string>({ ...state, ...scalarInputs }, (inputs) =>
+    updates(
+      optimizer,
+      clipNorm,
+      names,
+      inputs,
+      names.map((name) => parameter(new Map(Object.entries(inputs)), `sum.${name}`)),
+    ),
+  );
+}
+
+export interface OptimizerState {
+  /** Updates done; Adam's t. */
+  readonly updates: number;
+  /** `first.<name>` and `second.<name>`. */
+  readonly moments: ParameterTensors;
+}
+
+export interface StepResult {
+  /** Mean over the supervised tokens of the window. */
+  readonly loss: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+}
+
+/** Training in progress: parameters and moments stay where the engine keeps them. */
+export interface TrainingState {
+  /**
+   * One optimizer step over a window of micro-batches.
+   * @throws NonFiniteError before anything is updated when loss or gradients are not finite
+   */
+  step(window: readonly Batch[], learningRate: number): Promise<StepResult>;
+  parameters(): Promise<Map<string, Tensor & { dtype: 'float32' }>>;
+  optimizer(): Promise<OptimizerState>;
+  dispose(): Promise<void>;
+}
+
+export class NonFiniteError extends Error {
+  override readonly name = 'NonFiniteError';
+}
+
+/** Compiles the step's programs and holds their state. */
+export async function trainingState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
+  const { engine, trainable, accumulate, optimizer } = options;
+  const names = [...trainable.keys()];
+  const stateNames = names.flatMap((name) => [name, `first.${name}`, `second.${name}`]);
+  const keepOnDevice = stateNames.map((name) => `next.${name}`);
+  const sumNames = names.map((name) => `sum.${name}`);
+  const executables: Executable[] = [];
+  const compile = async (program: Program, kept: readonly string[]) => {
+    const executable = await engine.compile(program, { keepOnDevice: kept });
+    executables.push(executable);
+    return executable;
+  };
+  const fused = accumulate === 1 ? await compile(fusedProgram(options), keepOnDevice) : undefined;
+  const accumulating = fused
+    ? undefined
+    : await compile(
+        accumulatingProgram(options),
+        sumNames.map((name) => `next.${name}`),
+      );
+  const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
+
+  const zero = (name: string) => zeros('float32', trainable.get(name)?.shape ?? []);
+  const state: Record<string, Feed> = Object.fromEntries(
+    names.flatMap((name): [string, Feed][] => [
+      [name, trainable.get(name) as Tensor],
+      [`first.${name}`, start?.moments.get(`first.${name}`) ?? zero(name)],
+      [`second.${name}`, start?.moments.get(`second.${name}`) ?? zero(name)],
+    ]),
+  );
+  let done = start?.updates ?? 0;
+
+  function replace(
+    target: Record<string, Feed>,
+    outputs: Readonly<Record<string, Feed>>,
+    replaced: readonly string[],
+  ) {
+    for (const name of replaced) {
+      const old = target[name];
+      target[name] = outputs[`next.${name}`] as Feed;
+      if (old !== undefined && isDeviceTensor(old)) old.dispose();
+    }
+  }
+
+  function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
+    const gradientNorm = Number(plain(outputs, 'gradientNorm').data[0]);
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+      for (const output of Object.values(outputs)) if (isDeviceTensor(output)) output.dispose();
+      throw new NonFiniteError(
+        `the loss is ${loss} and the gradient's norm ${gradientNorm}: the step was not taken, the parameters are as before`,
+      );
+    }
+    replace(state, outputs, stateNames);
+    done++;
+    return { loss, gradientNorm };
+  }
+
+  async function read(wanted: readonly string[]): Promise<Map<string, Tensor & { dtype: 'float32' }>> {
+    const device = wanted.flatMap((name): [string, DeviceTensor][] => {
+      const value = state[name] as Feed;
+      return isDeviceTensor(value) ? [[name, value]] : [];
+    });
+    const copies = await engine.read(Object.fromEntries(device));
+    return new Map(
+      wanted.map((name) => [name, (copies[name] ?? state[name]) as Tensor & { dtype: 'float32' }]),
+    );
+  }
+
+  return {
+    async step(window, learningRate) {
+      const supervised = window.reduce((total, batch) => total + batch.supervisedTokens, 0);
+      if (supervised === 0)
+        throw new NonFiniteError('no token of the batch has a loss: there is nothing to learn from');
+      const number = (value: number) => float32([], [value]);
+      const scalars = {
+        learningRate: number(learningRate),
+        correction1: number(1 - optimizer.beta1 ** (done + 1)),
+        correction2: number(1 - optimizer.beta2 ** (done + 1)),
+        scale: number(1 / supervised),
+      };
+      if (fused !== undefined) {
+        const [batch] = window;
+        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds });
+        return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
+      }
+      const sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [`sum.${name}`, zero(name)]));
+      const own = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
+      let loss = 0;
+      for (const batch of window) {
+        const outputs = await (accumulating as Executable).run({ ...own, ...sums, ...batch.feeds });
+        loss += Number(plain(outputs, 'loss').data[0]);
+        replace(sums, outputs, sumNames);
+      }
+      const outputs = await (update as Executable).run({ ...state, ...sums, ...scalars });
+      for (const value of Object.values(sums)) if (isDeviceTensor(value)) value.dispose();
+      return commit(outputs, loss / supervised);
+    },
+    parameters: () => read(names),
+    async optimizer() {
+      return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
+    },
+    async dispose() {
+      for (const executable of executables) await executable.dispose();
+      for (const value of Object.values(state)) if (isDeviceTensor(value)) value.dispose();
+    },
+  };
+}
