@@ -1,0 +1,305 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { z } from 'zod';
+import { writeFileAtomic } from '../config/writeFile.ts';
+import { bytesPerElement, type DType, formatShape, type Tensor, tensor } from '../tensor/tensor.ts';
+import { parseStrictJsonBytes } from './strictJson.ts';
+
+/*
+ * The safetensors format (https://github.com/huggingface/safetensors): 8 bytes with the header's length, a JSON
+ * header `{name: {dtype, shape, data_offsets}}`, then the tensors' bytes, little-endian like every machine that
+ * Node runs on. A file is untrusted until every number in its header has been checked.
+ */
+
+/** The tensors of a file in the order of their bytes, and its free text. */
+export interface Safetensors {
+  readonly tensors: Map<string, Tensor>;
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+const maximumHeaderBytes = 100_000_000;
+const metadataKey = '__metadata__';
+
+const formatNames: Readonly<Record<DType, string>> = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  float64: 'F64',
+  int32: 'I32',
+  int64: 'I64',
+  bool: 'BOOL',
+};
+const dtypeOf = new Map(Object.entries(formatNames).map(([dtype, name]) => [name, dtype as DType]));
+
+const entrySchema = z.strictObject({
+  dtype: z.string(),
+  shape: z.array(z.int().nonnegative()).max(32),
+  data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
+});
+const metadataSchema = z.record(z.string(), z.string());
+
+/** Where a tensor's bytes lie; `begin` and `end` count from the end of the header. */
+interface Entry {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+interface Header {
+  readonly entries: readonly Entry[];
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+/**
+ * Reads all tensors of a file.
+ * @throws Error naming the file and what is wrong with it; a truncated file names the first tensor cut off.
+ */
+export async function readSafetensors(path: string): Promise<Map<string, Tensor>> {
+  const tensors = new Map<string, Tensor>();
+  for await (const [name, value] of streamSafetensors(path)) tensors.set(name, value);
+  return tensors;
+}
+
+/** Reads the free text of a file (its `__metadata__`) and leaves the tensors where they are. */
+export async function readSafetensorsMetadata(path: string): Promise<ReadonlyMap<string, string>> {
+  const file = await open(path, 'r');
+  try {
+    return (await readHeader(file, path)).header.metadata;
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Reads one tensor at a time, so that a large file need not stand in memory twice while it is converted.
+ * The whole header is checked before the first tensor comes.
+ * @throws like `readSafetensors`.
+ */
+export async function* streamSafetensors(path: string): AsyncGenerator<readonly [string, Tensor]> {
+  const file = await open(path, 'r');
+  try {
+    const { header, dataStart } = await readHeader(file, path);
+    for (const entry of header.entries) {
+      const bytes = await readExactly(file, dataStart + entry.begin, entry.end - entry.begin, path);
+      yield [entry.name, tensorFromBytes(entry, bytes, path)];
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Reads the tensors of a file that is already in memory. Tensors share the memory of `bytes` where alignment
+ * allows it, and are copies where it does not.
+ * @param where how error messages name the file
+ */
+export function parseSafetensors(bytes: Uint8Array, where: string): Safetensors {
+  const headerBytes = headerLength(bytes.subarray(0, 8), bytes.length, where);
+  const header = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, where);
+  const data = bytes.subarray(8 + headerBytes);
+  const tensors = new Map(
+    header.entries.map((entry) => [
+      entry.name,
+      tensorFromBytes(entry, data.subarray(entry.begin, entry.end), where),
+    ]),
+  );
+  return { tensors, metadata: header.metadata };
+}
+
+/**
+ * The bytes of a file. Equal content gives equal bytes: names are sorted in the header; the data of wide elements
+ * comes first, so that every tensor is aligned to its element size.
+ * @throws Error for a tensor named `__metadata__`, which the format keeps for itself.
+ */
+export function serializeSafetensors(
+  tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
+  metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
+): Uint8Array {
+  const named = sortedEntries(tensors);
+  const header: string[] = [];
+  const texts = sortedEntries(metadata).map(
+    ([key, text]) => `${JSON.stringify(key)}:${JSON.stringify(text)}`,
+  );
+  if (texts.length > 0) header.push(`"${metadataKey}":{${texts.join(',')}}`);
+
+  const begins = new Map<string, number>();
+  let dataBytes = 0;
+  for (const [name, value] of named.toSorted(([, a], [, b]) => widthOf(b) - widthOf(a))) {
+    begins.set(name, dataBytes);
+    dataBytes += value.data.byteLength;
+  }
+  for (const [name, value] of named) {
+    if (name === metadataKey) throw new Error(`no tensor of a safetensors file may be named ${metadataKey}`);
+    const begin = begins.get(name) ?? 0;
+    const entry = {
+      dtype: formatNames[value.dtype],
+      shape: value.shape,
+      data_offsets: [begin, begin + value.data.byteLength],
+    };
+    header.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
+  }
+
+  const text = new TextEncoder().encode(`{${header.join(',')}}`);
+  const headerBytes = Math.ceil(text.length / 8) * 8;
+  const bytes = new Uint8Array(8 + headerBytes + dataBytes);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true);
+  bytes.fill(0x20, 8, 8 + headerBytes).set(text, 8);
+  for (const [name, { data }] of named) {
+    const content = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    bytes.set(content, 8 + headerBytes + (begins.get(name) ?? 0));
+  }
+  return bytes;
+}
+
+/** Writes a file that other readers of safetensors understand, whole or not at all. */
+export async function writeSafetensors(
+  path: string,
+  tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
+  metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
+): Promise<void> {
+  await writeFileAtomic(path, serializeSafetensors(tensors, metadata));
+}
+
+function widthOf(value: Tensor): number {
+  return bytesPerElement[value.dtype];
+}
+
+function sortedEntries<T>(named: ReadonlyMap<string, T> | Readonly<Record<string, T>>): [string, T][] {
+  const entries = named instanceof Map ? [...named] : Object.entries(named as Readonly<Record<string, T>>);
+  return entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+}
+
+async function readHeader(file: FileHandle, path: string): Promise<{ header: Header; dataStart: number }> {
+  const information = await file.stat();
+  if (!information.isFile()) throw new Error(`${path}: this is not a file`);
+  const fileBytes = information.size;
+  const headerBytes = headerLength(await readExactly(file, 0, Math.min(8, fileBytes), path), fileBytes, path);
+  const header = parseHeader(await readExactly(file, 8, headerBytes, path), fileBytes, path);
+  return { header, dataStart: 8 + headerBytes };
+}
+
+/** Reads in pieces: one read call of the system stops at 2 GiB. */
+async function readExactly(file: FileHandle, position: number, length: number, path: string) {
+  const bytes = new Uint8Array(length);
+  for (let done = 0; done < length; ) {
+    const piece = Math.min(length - done, 1 << 30);
+    const { bytesRead } = await file.read(bytes, done, piece, position + done);
+    if (bytesRead === 0) throw new Error(`${path}: the file became shorter while it was read`);
+    done += bytesRead;
+  }
+  return bytes;
+}
+
+/** Checks the length of the header before anything of that length is allocated. */
+function headerLength(prefix: Uint8Array, fileBytes: number, where: string): number {
+  if (prefix.length < 8) {
+    throw new Error(`${where}: a safetensors file has at least 8 bytes, this one has ${fileBytes}`);
+  }
+  const length = new DataView(prefix.buffer, prefix.byteOffset, 8).getBigUint64(0, true);
+  const limit = Math.min(maximumHeaderBytes, fileBytes - 8);
+  if (length > BigInt(limit)) {
+    throw new Error(
+      `${where}: its header would have ${length} bytes, but at most ${limit} are possible (file of ${fileBytes} ` +
+        'bytes). The file is truncated or is not a safetensors file.',
+    );
+  }
+  return Number(length);
+}
+
+function parseHeader(bytes: Uint8Array, fileBytes: number, where: string): Header {
+  if (bytes[0] !== 0x7b) {
+    throw new Error(`${where}: the header does not begin with "{"; this is not a safetensors file`);
+  }
+  const json = parseStrictJsonBytes(bytes, `${where}: safetensors header`, { depth: 4 });
+  const entries: Entry[] = [];
+  const metadata = new Map<string, string>();
+  for (const [name, value] of Object.entries(json as Record<string, unknown>)) {
+    if (name === metadataKey) {
+      const texts = metadataSchema.safeParse(value);
+      if (!texts.success) throw new Error(`${where}: ${metadataKey} must map strings to strings`);
+      // Taken from the value itself, where a key like __proto__ is a key like any other.
+      for (const [key, text] of Object.entries(value as Record<string, string>)) metadata.set(key, text);
+    } else {
+      entries.push(parseEntry(name, value, where));
+    }
+  }
+  entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  checkLayout(entries, 8 + bytes.length, fileBytes, where);
+  return { entries, metadata };
+}
+
+function parseEntry(name: string, value: unknown, where: string): Entry {
+  const label = `${where}: tensor ${JSON.stringify(name)}`;
+  const parsed = entrySchema.safeParse(value);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new Error(`${label}: ${issue?.path.join('.') || 'entry'}: ${issue?.message ?? 'malformed'}`);
+  }
+  const { shape, data_offsets } = parsed.data;
+  const dtype = dtypeOf.get(parsed.data.dtype);
+  if (dtype === undefined) {
+    throw new Error(
+      `${label}: dtype ${JSON.stringify(parsed.data.dtype)} is not known (${[...dtypeOf.keys()].join(', ')})`,
+    );
+  }
+  let expected = BigInt(bytesPerElement[dtype]);
+  for (const dimension of shape) expected *= BigInt(dimension);
+  const [begin, end] = data_offsets;
+  if (BigInt(end) - BigInt(begin) !== expected) {
+    throw new Error(
+      `${label}: ${parsed.data.dtype} ${formatShape(shape)} takes ${expected} bytes, but its data_offsets ` +
+        `[${begin}, ${end}] hold ${BigInt(end) - BigInt(begin)}`,
+    );
+  }
+  return { name, dtype, shape, begin, end };
+}
+
+/** The data must be covered exactly, from its first byte to its last, with no gap and no overlap. */
+function checkLayout(entries: readonly Entry[], dataStart: number, fileBytes: number, where: string): void {
+  const dataBytes = fileBytes - dataStart;
+  let covered = 0;
+  for (const { name, begin, end } of entries) {
+    if (begin !== covered) {
+      const what = begin > covered ? 'leaves a gap after' : 'overlaps';
+      throw new Error(
+        `${where}: tensor ${JSON.stringify(name)} begins at byte ${begin} of the data and ${what} what comes before it, ` +
+          `which ends at ${covered}`,
+      );
+    }
+    covered = end;
+  }
+  const cutOff = entries.find(({ end }) => end > dataBytes);
+  if (cutOff !== undefined) {
+    throw new Error(
+      `${where}: the file is truncated at tensor ${JSON.stringify(cutOff.name)}: expected ${dataStart + covered} bytes, ` +
+        `the file has ${fileBytes}. Copy or download it again.`,
+    );
+  }
+  if (covered !== dataBytes) {
+    throw new Error(
+      `${where}: ${dataBytes - covered} bytes after the last tensor belong to none (expected ` +
+        `${dataStart + covered} bytes, the file has ${fileBytes})`,
+    );
+  }
+}
+
+function tensorFromBytes(entry: Entry, bytes: Uint8Array, where: string): Tensor {
+  const { dtype, shape } = entry;
+  const width = bytesPerElement[dtype];
+  const { buffer, byteOffset } = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  const size = bytes.length / width;
+  const build: { [D in DType]: () => Tensor } = {
+    float32: () => tensor('float32', shape, new Float32Array(buffer, byteOffset, size)),
+    float16: () => tensor('float16', shape, new Uint16Array(buffer, byteOffset, size)),
+    bfloat16: () => tensor('bfloat16', shape, new Uint16Array(buffer, byteOffset, size)),
+    float64: () => tensor('float64', shape, new Float64Array(buffer, byteOffset, size)),
+    int32: () => tensor('int32', shape, new Int32Array(buffer, byteOffset, size)),
+    int64: () => tensor('int64', shape, new BigInt64Array(buffer, byteOffset, size)),
+    bool: () => tensor('bool', shape, new Uint8Array(buffer, byteOffset, size)),
+  };
+  if (dtype === 'bool' && bytes.some((value) => value > 1)) {
+    throw new Error(`${where}: tensor ${JSON.stringify(entry.name)}: a BOOL byte is neither 0 nor 1`);
+  }
+  return build[dtype]();
+}
