@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { ModelError } from './modelError.ts';
 
 /** The sizes and constants of a Llama-family decoder, checked. Field names of config.json in brackets. */
 export interface LlamaConfig {
@@ -19,7 +20,7 @@ export interface LlamaConfig {
   readonly tieWordEmbeddings: boolean;
   /** Longest sequence the model was made for (`max_position_embeddings`). */
   readonly maxPositions: number;
-  readonly bosTokenId: number | null;
+  readonly bosTokenId: number;
   readonly eosTokenIds: readonly number[];
   readonly padTokenId: number | null;
 }
@@ -50,7 +51,7 @@ const usedFields = {
   rope_parameters: plainRope.optional(),
   tie_word_embeddings: z.boolean().default(false),
   max_position_embeddings: size.default(2048),
-  bos_token_id: tokenId.nullable().default(1),
+  bos_token_id: tokenId.default(1),
   eos_token_id: z
     .union([tokenId, z.array(tokenId).min(1)])
     .nullable()
@@ -108,7 +109,7 @@ const configSchema = z.strictObject({
 /**
  * Checks the content of a config.json.
  * @param where how error messages name the file
- * @throws Error that lists every field that is missing, malformed, not supported (another architecture or
+ * @throws ModelError that lists every field that is missing, malformed, not supported (another architecture or
  * activation, biases, scaled rotary positions) or unknown.
  */
 export function parseLlamaConfig(json: unknown, where: string): LlamaConfig {
@@ -232,7 +233,7 @@ function describeIssue(issue: z.core.$ZodIssue): string {
 }
 
 function fail(where: string, problems: readonly string[]): never {
-  throw new Error(
+  throw new ModelError(
     `${where}: not a model palkit can run\n${problems.map((problem) => `  ${problem}`).join('\n')}`,
   );
 }

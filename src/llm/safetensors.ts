@@ -2,6 +2,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { bytesPerElement, type DType, formatShape, type Tensor, tensor } from '../tensor/tensor.ts';
+import { ModelError } from './modelError.ts';
 import { parseStrictJsonBytes } from './strictJson.ts';
 
 /*
@@ -53,7 +54,7 @@ interface Header {
 
 /**
  * Reads all tensors of a file.
- * @throws Error naming the file and what is wrong with it; a truncated file names the first tensor cut off.
+ * @throws ModelError naming the file and what is wrong with it; a truncated file names the first tensor cut off.
  */
 export async function readSafetensors(path: string): Promise<Map<string, Tensor>> {
   const tensors = new Map<string, Tensor>();
@@ -110,7 +111,7 @@ export function parseSafetensors(bytes: Uint8Array, where: string): Safetensors 
 /**
  * The bytes of a file. Equal content gives equal bytes: names are sorted in the header; the data of wide elements
  * comes first, so that every tensor is aligned to its element size.
- * @throws Error for a tensor named `__metadata__`, which the format keeps for itself.
+ * @throws RangeError for a tensor named `__metadata__`, which the format keeps for itself.
  */
 export function serializeSafetensors(
   tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
@@ -130,7 +131,8 @@ export function serializeSafetensors(
     dataBytes += value.data.byteLength;
   }
   for (const [name, value] of named) {
-    if (name === metadataKey) throw new Error(`no tensor of a safetensors file may be named ${metadataKey}`);
+    if (name === metadataKey)
+      throw new RangeError(`no tensor of a safetensors file may be named ${metadataKey}`);
     const begin = begins.get(name) ?? 0;
     const entry = {
       dtype: formatNames[value.dtype],
@@ -172,7 +174,7 @@ function sortedEntries<T>(named: ReadonlyMap<string, T> | Readonly<Record<string
 
 async function readHeader(file: FileHandle, path: string): Promise<{ header: Header; dataStart: number }> {
   const information = await file.stat();
-  if (!information.isFile()) throw new Error(`${path}: this is not a file`);
+  if (!information.isFile()) throw new ModelError(`${path}: this is not a file`);
   const fileBytes = information.size;
   const headerBytes = headerLength(await readExactly(file, 0, Math.min(8, fileBytes), path), fileBytes, path);
   const header = parseHeader(await readExactly(file, 8, headerBytes, path), fileBytes, path);
@@ -185,7 +187,7 @@ async function readExactly(file: FileHandle, position: number, length: number, p
   for (let done = 0; done < length; ) {
     const piece = Math.min(length - done, 1 << 30);
     const { bytesRead } = await file.read(bytes, done, piece, position + done);
-    if (bytesRead === 0) throw new Error(`${path}: the file became shorter while it was read`);
+    if (bytesRead === 0) throw new ModelError(`${path}: the file became shorter while it was read`);
     done += bytesRead;
   }
   return bytes;
@@ -194,12 +196,12 @@ async function readExactly(file: FileHandle, position: number, length: number, p
 /** Checks the length of the header before anything of that length is allocated. */
 function headerLength(prefix: Uint8Array, fileBytes: number, where: string): number {
   if (prefix.length < 8) {
-    throw new Error(`${where}: a safetensors file has at least 8 bytes, this one has ${fileBytes}`);
+    throw new ModelError(`${where}: a safetensors file has at least 8 bytes, this one has ${fileBytes}`);
   }
   const length = new DataView(prefix.buffer, prefix.byteOffset, 8).getBigUint64(0, true);
   const limit = Math.min(maximumHeaderBytes, fileBytes - 8);
   if (length > BigInt(limit)) {
-    throw new Error(
+    throw new ModelError(
       `${where}: its header would have ${length} bytes, but at most ${limit} are possible (file of ${fileBytes} ` +
         'bytes). The file is truncated or is not a safetensors file.',
     );
@@ -209,7 +211,7 @@ function headerLength(prefix: Uint8Array, fileBytes: number, where: string): num
 
 function parseHeader(bytes: Uint8Array, fileBytes: number, where: string): Header {
   if (bytes[0] !== 0x7b) {
-    throw new Error(`${where}: the header does not begin with "{"; this is not a safetensors file`);
+    throw new ModelError(`${where}: the header does not begin with "{"; this is not a safetensors file`);
   }
   const json = parseStrictJsonBytes(bytes, `${where}: safetensors header`, { depth: 4 });
   const entries: Entry[] = [];
@@ -217,7 +219,7 @@ function parseHeader(bytes: Uint8Array, fileBytes: number, where: string): Heade
   for (const [name, value] of Object.entries(json as Record<string, unknown>)) {
     if (name === metadataKey) {
       const texts = metadataSchema.safeParse(value);
-      if (!texts.success) throw new Error(`${where}: ${metadataKey} must map strings to strings`);
+      if (!texts.success) throw new ModelError(`${where}: ${metadataKey} must map strings to strings`);
       // Taken from the value itself, where a key like __proto__ is a key like any other.
       for (const [key, text] of Object.entries(value as Record<string, string>)) metadata.set(key, text);
     } else {
@@ -234,12 +236,12 @@ function parseEntry(name: string, value: unknown, where: string): Entry {
   const parsed = entrySchema.safeParse(value);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new Error(`${label}: ${issue?.path.join('.') || 'entry'}: ${issue?.message ?? 'malformed'}`);
+    throw new ModelError(`${label}: ${issue?.path.join('.') || 'entry'}: ${issue?.message ?? 'malformed'}`);
   }
   const { shape, data_offsets } = parsed.data;
   const dtype = dtypeOf.get(parsed.data.dtype);
   if (dtype === undefined) {
-    throw new Error(
+    throw new ModelError(
       `${label}: dtype ${JSON.stringify(parsed.data.dtype)} is not known (${[...dtypeOf.keys()].join(', ')})`,
     );
   }
@@ -247,7 +249,7 @@ function parseEntry(name: string, value: unknown, where: string): Entry {
   for (const dimension of shape) expected *= BigInt(dimension);
   const [begin, end] = data_offsets;
   if (BigInt(end) - BigInt(begin) !== expected) {
-    throw new Error(
+    throw new ModelError(
       `${label}: ${parsed.data.dtype} ${formatShape(shape)} takes ${expected} bytes, but its data_offsets ` +
         `[${begin}, ${end}] hold ${BigInt(end) - BigInt(begin)}`,
     );
@@ -262,7 +264,7 @@ function checkLayout(entries: readonly Entry[], dataStart: number, fileBytes: nu
   for (const { name, begin, end } of entries) {
     if (begin !== covered) {
       const what = begin > covered ? 'leaves a gap after' : 'overlaps';
-      throw new Error(
+      throw new ModelError(
         `${where}: tensor ${JSON.stringify(name)} begins at byte ${begin} of the data and ${what} what comes before it, ` +
           `which ends at ${covered}`,
       );
@@ -271,13 +273,13 @@ function checkLayout(entries: readonly Entry[], dataStart: number, fileBytes: nu
   }
   const cutOff = entries.find(({ end }) => end > dataBytes);
   if (cutOff !== undefined) {
-    throw new Error(
+    throw new ModelError(
       `${where}: the file is truncated at tensor ${JSON.stringify(cutOff.name)}: expected ${dataStart + covered} bytes, ` +
         `the file has ${fileBytes}. Copy or download it again.`,
     );
   }
   if (covered !== dataBytes) {
-    throw new Error(
+    throw new ModelError(
       `${where}: ${dataBytes - covered} bytes after the last tensor belong to none (expected ` +
         `${dataStart + covered} bytes, the file has ${fileBytes})`,
     );
@@ -299,7 +301,7 @@ function tensorFromBytes(entry: Entry, bytes: Uint8Array, where: string): Tensor
     bool: () => tensor('bool', shape, new Uint8Array(buffer, byteOffset, size)),
   };
   if (dtype === 'bool' && bytes.some((value) => value > 1)) {
-    throw new Error(`${where}: tensor ${JSON.stringify(entry.name)}: a BOOL byte is neither 0 nor 1`);
+    throw new ModelError(`${where}: tensor ${JSON.stringify(entry.name)}: a BOOL byte is neither 0 nor 1`);
   }
   return build[dtype]();
 }

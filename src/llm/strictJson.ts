@@ -1,3 +1,5 @@
+import { ModelError } from './modelError.ts';
+
 /** What a strict reading refuses beyond bad JSON. */
 export interface JsonLimits {
   /** The most levels of `{` and `[` inside each other. */
@@ -8,28 +10,30 @@ export interface JsonLimits {
  * Parses JSON that came from somebody else: duplicate keys and deep nesting are refused. `JSON.parse` keeps the
  * last of two equal keys without a word, so that two readers can see two different files in the same bytes.
  * @param where how error messages name the text (a file, say)
- * @throws Error naming `where` for bad JSON, a duplicate key or too many levels.
+ * @throws ModelError naming `where` for bad JSON, a duplicate key or too many levels.
  */
 export function parseStrictJson(text: string, where: string, limits: JsonLimits): unknown {
   const problem = findProblem(text, limits.depth);
-  if (problem !== null) throw new Error(`${where}: ${problem}`);
+  if (problem !== null) throw new ModelError(`${where}: ${problem}`);
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new Error(`${where}: this is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ModelError(
+      `${where}: this is not JSON: ${error instanceof Error ? error.message : String(error)}`,
+    );
   }
 }
 
 /**
  * Decodes UTF-8 and parses it strictly; a byte-order mark is tolerated.
- * @throws Error naming `where`, also when the bytes are not UTF-8.
+ * @throws ModelError naming `where`, also when the bytes are not UTF-8.
  */
 export function parseStrictJsonBytes(bytes: Uint8Array, where: string, limits: JsonLimits): unknown {
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch {
-    throw new Error(`${where}: this is not UTF-8 text`);
+    throw new ModelError(`${where}: this is not UTF-8 text`);
   }
   return parseStrictJson(text, where, limits);
 }

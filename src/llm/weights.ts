@@ -6,14 +6,9 @@ import { snapshotDownload } from '@huggingface/hub';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
-import {
-  type LlamaConfig,
-  llamaConfigJson,
-  ModelError,
-  parameterShapes,
-  parseLlamaConfig,
-} from './config.ts';
+import { type LlamaConfig, llamaConfigJson, parameterShapes, parseLlamaConfig } from './config.ts';
 import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from './halfPrecision.ts';
+import { ModelError } from './modelError.ts';
 import { readSafetensors, writeSafetensors } from './safetensors.ts';
 import { parseStrictJson } from './strictJson.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';

@@ -80,9 +80,9 @@ describe('parseLlamaConfig', () => {
   });
 
   test('reads special tokens in all their forms', () => {
-    const config = { ...minimal, bos_token_id: null, eos_token_id: [3, 4], pad_token_id: -1 };
+    const config = { ...minimal, bos_token_id: 0, eos_token_id: [3, 4], pad_token_id: -1 };
     expect(parseLlamaConfig(config, 'config.json')).toMatchObject({
-      bosTokenId: null,
+      bosTokenId: 0,
       eosTokenIds: [3, 4],
       padTokenId: null,
     });
@@ -111,6 +111,7 @@ describe('parseLlamaConfig', () => {
     ],
     ['groups that do not divide', { num_key_value_heads: 3 }, /num_attention_heads 4 is no multiple/],
     ['an odd head', { head_dim: 3 }, /head width 3 is odd/],
+    ['no first token', { bos_token_id: null }, /bos_token_id/],
     ['a token outside', { eos_token_id: [2, 10] }, /eos_token_id 10 is outside the vocabulary of 10/],
   ])('refuses %s', (_name, change, message) => {
     const config = { ...minimal, ...change };

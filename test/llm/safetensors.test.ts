@@ -222,7 +222,7 @@ describe('hostile files', () => {
         try {
           parseSafetensors(changed, 'FILE');
         } catch (error) {
-          message = String(error).replace('Error: ', '');
+          message = (error as Error).message;
         }
         expect(message).toMatch(/^FILE: /);
       }),

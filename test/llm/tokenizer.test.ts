@@ -1,0 +1,230 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { loadTokenizer, tokenizerFromJson } from '../../src/llm/tokenizer.ts';
+import { trainTokenizer } from '../../src/llm/trainTokenizer.ts';
+
+interface Golden {
+  documents: string[];
+  cases: {
+    name: string;
+    tokenizer: { model: { vocab: Record<string, number>; merges: [string, string][] } };
+    config: object;
+    texts: { text: string; ids: number[]; decoded: string; plain: string }[];
+  }[];
+}
+
+const golden: Golden = JSON.parse(
+  await readFile(new URL('../golden/tokenizer.json', import.meta.url), 'utf8'),
+);
+const specialTokens = ['<pad>', '<begin>', '<end>'];
+const trained = trainTokenizer(golden.documents, { vocabularySize: 368, specialTokens });
+const settings = { bos_token: '<begin>', eos_token: '<end>', pad_token: '<pad>' };
+const tokenizer = tokenizerFromJson(trained, settings, 'trained');
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'palkit-tokenizer-'));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+describe.each(golden.cases)('$name tokenizer of the reference implementation', (reference) => {
+  const loaded = tokenizerFromJson(reference.tokenizer, reference.config, reference.name);
+
+  test.each(reference.texts)('$text', ({ text, ids, decoded, plain }) => {
+    expect(loaded.encode(text)).toEqual(ids);
+    expect(loaded.decode(ids, { skipSpecial: false })).toBe(decoded);
+    expect(loaded.decode(ids)).toBe(plain);
+  });
+});
+
+describe('trainTokenizer', () => {
+  test('learns what the reference implementation learns', () => {
+    const reference = golden.cases[0]?.tokenizer.model;
+    expect(trained.model.merges).toEqual(reference?.merges.map((pair) => pair.join(' ')));
+    expect(trained.model.vocab).toEqual(reference?.vocab);
+  });
+
+  test('makes single tokens of frequent words with their spaces', () => {
+    for (const word of ['Ġbell', 'Ġwhistle', 'Ġsiren', 'Ġyes', 'Ġno', 'ĠAnswer', 'Question']) {
+      expect([word, tokenizer.tokenId(word)]).toEqual([word, expect.any(Number)]);
+    }
+    expect(tokenizer.encode(' whistle')).toHaveLength(1);
+  });
+
+  test('gives the same for the same documents, in any order', () => {
+    const reversed = trainTokenizer(golden.documents.toReversed(), { vocabularySize: 368, specialTokens });
+    expect(JSON.stringify(reversed)).toBe(JSON.stringify(trained));
+  });
+
+  test('stops when nothing occurs twice', () => {
+    const { model } = trainTokenizer(['abab cd'], { vocabularySize: 1024, specialTokens: [] });
+    expect(model.merges).toEqual(['a b']);
+    expect(Object.keys(model.vocab)).toHaveLength(257);
+  });
+
+  test('learns nothing from the spelling of special tokens', () => {
+    const { model } = trainTokenizer(['<pad><pad><pad>'], { vocabularySize: 300, specialTokens });
+    expect(model.merges).toEqual([]);
+  });
+
+  test('refuses a vocabulary without room and special tokens that are no new tokens', () => {
+    expect(() => trainTokenizer([], { vocabularySize: 256, specialTokens: ['<pad>'] })).toThrow(
+      'a vocabulary of 256 cannot hold 1 special tokens and 256 bytes',
+    );
+    expect(() => trainTokenizer([], { vocabularySize: 300, specialTokens: ['a'] })).toThrow(/must differ/);
+  });
+
+  test('any text comes back', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' }), (a, b) => {
+        expect(tokenizer.decode(tokenizer.encode(a))).toBe(a);
+        expect(tokenizer.decode(tokenizer.encode(b))).toBe(b);
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
+
+describe('a tokenizer', () => {
+  test('knows its size and special tokens', () => {
+    expect(tokenizer.size).toBe(368);
+    expect(tokenizer.bosTokenId).toBe(1);
+    expect(tokenizer.eosTokenId).toBe(2);
+    expect(tokenizer.padTokenId).toBe(0);
+    expect(tokenizer.tokenId('<end>')).toBe(2);
+    expect(tokenizer.tokenId('trombone')).toBeUndefined();
+    expect(tokenizer.decode([1, ...tokenizer.encode('a bell'), 2])).toBe('a bell');
+    expect(tokenizer.decode([])).toBe('');
+  });
+
+  test('may be cut before a space and nowhere else', () => {
+    const { encode } = tokenizer;
+    const whole = encode('Answer: bell');
+    expect([...encode('Answer:'), ...encode(' bell')]).toEqual(whole);
+    expect([...encode('Answer: '), ...encode('bell')]).not.toEqual(whole);
+    expect([...encode('Answer:'), ...encode('bell')]).not.toEqual(whole);
+
+    const word = fc.stringMatching(/^[a-zа-я0-9.,?]{1,8}$/);
+    fc.assert(
+      fc.property(fc.array(word, { minLength: 1 }), fc.array(word, { minLength: 1 }), (a, b) => {
+        const [head, tail] = [a.join(' '), ` ${b.join(' ')}`];
+        expect([...encode(head), ...encode(tail)]).toEqual(encode(head + tail));
+      }),
+    );
+  });
+
+  test('keeps the space before a full stop', () => {
+    expect(tokenizer.decode(tokenizer.encode("yes . isn 't"))).toBe("yes . isn 't");
+  });
+
+  test('refuses ids without a token', () => {
+    expect(() => tokenizer.decode([3, 368])).toThrow('trained: no token has the id 368');
+    expect(() => tokenizer.decode([-1])).toThrow('no token has the id -1');
+    expect(() => tokenizer.decode([0.5])).toThrow('no token has the id 0.5');
+  });
+
+  test('refuses a word of no vocabulary instead of leaving a hole', () => {
+    const words = {
+      model: { type: 'WordLevel', vocab: { a: 0, bell: 1 } },
+      pre_tokenizer: { type: 'Whitespace' },
+      decoder: null,
+    };
+    const wordLevel = tokenizerFromJson(words, {}, 'words.json');
+    expect(wordLevel.encode('a bell')).toEqual([0, 1]);
+    expect(() => wordLevel.encode('a drum')).toThrow('words.json: "drum" is in no vocabulary');
+  });
+});
+
+describe('loadTokenizer', () => {
+  const file = () => join(folder, 'tokenizer.json');
+
+  test('reads a folder, and a file with the settings beside it', async () => {
+    const path = join(folder, 'tokenizer Яя');
+    await mkdir(path);
+    await writeFile(join(path, 'tokenizer.json'), `\ufeff${JSON.stringify(trained)}`);
+    await writeFile(join(path, 'tokenizer_config.json'), JSON.stringify(settings));
+    for (const from of [path, join(path, 'tokenizer.json')]) {
+      const loaded = await loadTokenizer(from);
+      expect(loaded.encode('a bell')).toEqual(tokenizer.encode('a bell'));
+      expect(loaded.eosTokenId).toBe(2);
+      expect(loaded.files).toEqual({ tokenizer: trained, tokenizerConfig: settings });
+    }
+  });
+
+  test('does without settings', async () => {
+    await writeFile(file(), JSON.stringify(trained));
+    const loaded = await loadTokenizer(folder);
+    expect([loaded.bosTokenId, loaded.eosTokenId, loaded.padTokenId]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
+  test('names the missing file', async () => {
+    await expect(loadTokenizer(folder)).rejects.toThrow(`${file()}: no such file`);
+  });
+
+  test('refuses a file of more than 64 MB before reading it', async () => {
+    await writeFile(file(), Buffer.alloc(64 * 2 ** 20 + 1, ' '));
+    await expect(loadTokenizer(folder)).rejects.toThrow(`${file()}: 67108865 bytes`);
+  });
+
+  const base = trained as unknown as Record<string, unknown>;
+  const model = (change: object) => ({ ...base, model: { ...trained.model, ...change } });
+  const { Ġ: _space, ...withoutSpace } = trained.model.vocab;
+  test.each<[string, unknown, RegExp]>([
+    ['bad JSON', '{"model":', /not JSON/],
+    ['no object', [], /content: /],
+    ['no model', {}, /model: /],
+    ['no vocabulary', model({ vocab: undefined }), /model\.vocab/],
+    ['an empty vocabulary', model({ vocab: {} }), /model\.vocab is empty/],
+    ['no merges', model({ merges: undefined }), /model\.merges is missing/],
+    ['merges of the wrong type', model({ merges: [1] }), /model\.merges\.0/],
+    ['an id that is text', model({ vocab: { a: '1' } }), /the id of "a" must be an integer/],
+    ['a negative id', model({ vocab: { a: -1 } }), /the id of "a" must be an integer/],
+    ['an id that would fill the memory', model({ vocab: { a: 4e9 } }), /the id of "a" must be an integer/],
+    ['two tokens with one id', model({ vocab: { ...trained.model.vocab, zz: 7 } }), /have the same id 7/],
+    [
+      'an added token with two ids',
+      { ...base, added_tokens: [{ id: 900, content: '<pad>' }] },
+      /"<pad>" has two ids/,
+    ],
+    [
+      'an added token without text',
+      { ...base, added_tokens: [{ id: 0, content: '' }] },
+      /added_tokens\.0\.content/,
+    ],
+    [
+      'an unknown pre-tokenizer',
+      { ...base, pre_tokenizer: { type: 'Magic' } },
+      /Magic|would drop characters/,
+    ],
+    ['a decoder that is no object', { ...base, decoder: 'ByteLevel' }, /decoder/],
+    ['a decoder of another kind', { ...base, decoder: { type: 'Fuse' } }, /does not give a text back/],
+    [
+      'a byte that no token stands for',
+      model({ vocab: withoutSpace, merges: [] }),
+      /does not give a text back/,
+    ],
+    ['characters it would drop', { ...base, pre_tokenizer: null }, /would drop characters/],
+    ['deep nesting', `{"a":${'['.repeat(100_000)}`, /nested deeper than 32/],
+    ['a token that stands twice', '{"model":{"vocab":{"a":0,"a":1}}}', /the key "a" stands twice/],
+  ])('refuses %s', async (_name, content, message) => {
+    await writeFile(file(), typeof content === 'string' ? content : JSON.stringify(content));
+    await expect(loadTokenizer(folder)).rejects.toThrow(message);
+    await expect(loadTokenizer(folder)).rejects.toThrow(folder);
+  });
+
+  test('refuses a special token that is not in the vocabulary', () => {
+    expect(() => tokenizerFromJson(trained, { eos_token: '</s>' }, 'f')).toThrow(
+      'f: the eos_token "</s>" is not in the vocabulary',
+    );
+    expect(() => tokenizerFromJson(trained, { eos_token: 3 }, 'f')).toThrow(
+      /f: tokenizer_config\.json: .*eos_token/s,
+    );
+  });
+});
