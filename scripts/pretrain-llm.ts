@@ -9,11 +9,13 @@ import { worldText } from '../src/data/soundWorld/text.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
 import { type LlamaConfig, parameterShapes } from '../src/llm/config.ts';
-import { tokenizerOf } from '../src/llm/tokenizer.ts';
+import { tokenizerFromJson } from '../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../src/llm/trainTokenizer.ts';
 import { saveLlm } from '../src/llm/weights.ts';
+import type { AudioLlm } from '../src/pal/audioLlm.ts';
 import { initialize, type ParameterSpec } from '../src/pal/connectors.ts';
 import { float32, int32 } from '../src/tensor/tensor.ts';
+import { answerObjective } from '../src/train/loss.ts';
 import { learningRateAt } from '../src/train/schedule.ts';
 import { type Batch, trainingState } from '../src/train/step.ts';
 
@@ -34,7 +36,7 @@ const tokenizerConfig = {
   eos_token: '<eos>',
   pad_token: '<pad>',
 };
-const tokenizer = tokenizerOf(tokenizerJson, tokenizerConfig, 'the new tokenizer');
+const tokenizer = tokenizerFromJson(tokenizerJson, tokenizerConfig, 'the new tokenizer');
 
 const config: LlamaConfig = {
   hiddenSize: 192,
@@ -106,19 +108,20 @@ function nextBatch(): Batch {
   };
 }
 
+const model: AudioLlm = {
+  llm: config,
+  feedForward: feedForwardOf({ kind: 'dense' }),
+  streams: [],
+  integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
+  slot: 1,
+};
+const shape = { rows, textRows, targets: rows * textRows };
 const engine = onnxEngine({ threads: 2 });
 const state = await trainingState({
   engine,
-  model: {
-    llm: config,
-    feedForward: feedForwardOf({ kind: 'dense' }),
-    streams: [],
-    integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
-    slot: 1,
-  },
+  objective: answerObjective(model, shape),
   trainable,
   frozen: new Map(),
-  shape: { rows, textRows, targets: rows * textRows },
   optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.05 },
   clipNorm: 1,
   accumulate: 1,

@@ -10,19 +10,8 @@ import {
   isDeviceTensor,
   plain,
 } from '../engine/engine.ts';
-import { logits } from '../llm/decoder.ts';
-import { type AudioLlm, audioInputs, forward } from '../pal/audioLlm.ts';
 import { gradients } from '../tensor/gradients.ts';
-import {
-  add,
-  gather,
-  gatherElements,
-  logSoftmax,
-  multiply,
-  negate,
-  reshape,
-  sum,
-} from '../tensor/operations.ts';
+import { add, multiply } from '../tensor/operations.ts';
 import {
   frozen,
   type Parameters,
@@ -35,15 +24,6 @@ import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
 import { scope, trace } from '../tensor/trace.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 
-/** Static sizes of a batch. */
-export interface BatchShape {
-  readonly rows: number;
-  /** Text tokens per row, padding included. */
-  readonly textRows: number;
-  /** Supervised tokens per batch, padding included. */
-  readonly targets: number;
-}
-
 /** One micro-batch, ready to be fed. */
 export interface Batch {
   readonly feeds: Readonly<Record<string, Tensor>>;
@@ -51,40 +31,6 @@ export interface Batch {
   readonly supervisedTokens: number;
   /** Real text tokens and audio tokens that the LLM takes in. */
   readonly tokens: number;
-}
-
-export function batchInputs(
-  model: AudioLlm,
-  { rows, textRows, targets }: BatchShape,
-): Record<string, ValueType> {
-  return {
-    ids: { dtype: 'int32', shape: [rows, textRows] },
-    'target.rows': { dtype: 'int32', shape: [targets] },
-    'target.ids': { dtype: 'int32', shape: [targets] },
-    'target.weights': { dtype: 'float32', shape: [targets] },
-    ...audioInputs(model.streams, rows),
-  };
-}
-
-/**
- * Cross-entropy summed over the supervised tokens. Logits are computed at those positions only.
- * @param inputs as `batchInputs` declares them
- */
-export function summedLoss(
-  model: AudioLlm,
-  parameters: Parameters,
-  inputs: Readonly<Record<string, Value>>,
-): Value {
-  const ids = inputs.ids as Value;
-  const { hiddenBTD } = forward(model, parameters, ids, inputs);
-  return scope('loss', () => {
-    const [batch, textRows, width] = hiddenBTD.shape as [number, number, number];
-    const hiddenND = gather(reshape(hiddenBTD, [batch * textRows, width]), inputs['target.rows'] as Value, 0);
-    const logProbabilities = logSoftmax(logits(model.llm, parameters, hiddenND));
-    const targets = reshape(inputs['target.ids'] as Value, [hiddenND.shape[0] as number, 1]);
-    const picked = reshape(gatherElements(logProbabilities, targets, 1), [hiddenND.shape[0] as number]);
-    return negate(sum(multiply(picked, inputs['target.weights'] as Value)));
-  });
 }
 
 const scalar: ValueType = { dtype: 'float32', shape: [] };
@@ -123,28 +69,31 @@ function prefixed(prefix: string, types: Readonly<Record<string, ValueType>>): R
   return Object.fromEntries(Object.entries(types).map(([name, type]) => [`${prefix}${name}`, type]));
 }
 
+/** What is trained: a loss over named inputs. */
+export interface Objective {
+  readonly inputs: Readonly<Record<string, ValueType>>;
+  /** The loss summed over the supervised tokens. */
+  readonly summedLoss: (parameters: Parameters, inputs: Readonly<Record<string, Value>>) => Value;
+}
+
 export interface StepOptions {
   readonly engine: Engine;
-  readonly model: AudioLlm;
+  readonly objective: Objective;
   readonly trainable: ParameterTensors;
   readonly frozen: ParameterTensors;
-  readonly shape: BatchShape;
   readonly optimizer: AdamWConfig;
   readonly clipNorm: number | null;
   /** Micro-batches per step. */
   readonly accumulate: number;
 }
 
+type Differentiated = Pick<StepOptions, 'objective' | 'trainable' | 'frozen'>;
+
 /** Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens. */
-export function gradientProgram({
-  model,
-  trainable,
-  frozen: fixed,
-  shape,
-}: Pick<StepOptions, 'model' | 'trainable' | 'frozen' | 'shape'>): Program {
-  const names = [...trainable.keys()];
-  return trace({ ...parameterInputs(trainable), ...batchInputs(model, shape) }, (inputs) => {
-    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+export function gradientProgram(options: Differentiated): Program {
+  const names = [...options.trainable.keys()];
+  return trace<string>({ ...parameterInputs(options.trainable), ...options.objective.inputs }, (inputs) => {
+    const { loss, parts } = lossAndGradients(options, inputs);
     return {
       loss,
       ...Object.fromEntries(names.map((name, index) => [`gradient.${name}`, parts[index] as Value])),
@@ -153,31 +102,31 @@ export function gradientProgram({
 }
 
 function lossAndGradients(
-  model: AudioLlm,
-  names: readonly string[],
-  fixed: ParameterTensors,
+  { objective, trainable, frozen: fixed }: Differentiated,
   inputs: Readonly<Record<string, Value>>,
 ): { loss: Value; parts: Value[] } {
-  const own = new Map(names.map((name) => [name, inputs[name] as Value]));
-  const loss = summedLoss(model, new Map([...frozen(fixed), ...own]), inputs);
+  const own = new Map([...trainable.keys()].map((name) => [name, inputs[name] as Value]));
+  const loss = objective.summedLoss(new Map([...frozen(fixed), ...own]), inputs);
   return { loss, parts: gradients(loss, [...own.values()]) };
 }
 
-function fusedProgram({ model, trainable, frozen: fixed, shape, optimizer, clipNorm }: StepOptions): Program {
+function fusedProgram(options: StepOptions): Program {
+  const { trainable, objective, optimizer, clipNorm } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
   const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
-  return trace<string>({ ...types, ...batchInputs(model, shape) }, (inputs) => {
-    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+  return trace<string>({ ...types, ...objective.inputs }, (inputs) => {
+    const { loss, parts } = lossAndGradients(options, inputs);
     return { loss, ...updates(optimizer, clipNorm, names, inputs, parts) };
   });
 }
 
-function accumulatingProgram({ model, trainable, frozen: fixed, shape }: StepOptions): Program {
+function accumulatingProgram(options: StepOptions): Program {
+  const { trainable, objective } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
-  return trace<string>({ ...own, ...prefixed('sum.', own), ...batchInputs(model, shape) }, (inputs) => {
-    const { loss, parts } = lossAndGradients(model, names, fixed, inputs);
+  return trace<string>({ ...own, ...prefixed('sum.', own), ...objective.inputs }, (inputs) => {
+    const { loss, parts } = lossAndGradients(options, inputs);
     const sums = names.map((name, index) => [
       `next.sum.${name}`,
       add(inputs[`sum.${name}`] as Value, parts[index] as Value),

@@ -32,8 +32,8 @@ export interface Scene {
 
 const between = (draw: Random, low: number, high: number) => low + (high - low) * draw.uniform();
 
-const lowestPitch = 50;
-const highestPitch = 74;
+const lowestPitch = 57;
+const highestPitch = 81;
 
 function isPitched(sound: SoundClass): sound is (typeof pitchedClasses)[number] {
   return (pitchedClasses as readonly SoundClass[]).includes(sound);

@@ -1,0 +1,144 @@
+import { afterAll, describe, expect, it } from 'vitest';
+import { random } from '../../src/config/random.ts';
+import { plain } from '../../src/engine/engine.ts';
+import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import { logits } from '../../src/llm/decoder.ts';
+import { chooseTokens } from '../../src/llm/generate.ts';
+import { type AudioLlm, audioInputs, forward } from '../../src/pal/audioLlm.ts';
+import { audioFeeds, type ClipFeatures } from '../../src/pal/batch.ts';
+import { generate } from '../../src/pal/generate.ts';
+import type { IntegrationConfig, Stream } from '../../src/pal/streams.ts';
+import { reshape, slice } from '../../src/tensor/operations.ts';
+import { frozen } from '../../src/tensor/parameters.ts';
+import type { Value } from '../../src/tensor/program.ts';
+import { float32, int32 } from '../../src/tensor/tensor.ts';
+import { trace } from '../../src/tensor/trace.ts';
+import { allParameters, attentionOnly, audioLlm, llm, stream } from './fixture.ts';
+
+const engine = onnxEngine();
+afterAll(() => engine.dispose());
+
+function clip(streams: readonly Stream[], seed: number): ClipFeatures {
+  return new Map(
+    streams.map(({ encoder, frames, width }) => {
+      const draw = random(seed, encoder);
+      // One frame short of the stream's: padding must not be heard.
+      const rows = frames - (seed % 2);
+      return [
+        encoder,
+        float32(
+          [rows, width],
+          Array.from({ length: rows * width }, () => draw.normal()),
+        ),
+      ];
+    }),
+  );
+}
+
+/** The slow obvious version: the whole sequence anew for each token. */
+async function uncached(
+  model: AudioLlm,
+  ids: readonly number[],
+  heard: ClipFeatures,
+  count: number,
+): Promise<number[]> {
+  const all = [...ids];
+  for (let made = 0; made < count; made++) {
+    const program = trace<string>(
+      { ids: { dtype: 'int32', shape: [1, all.length] }, ...audioInputs(model.streams, 1) },
+      (inputs) => {
+        const weights = frozen(allParameters(model));
+        const { hiddenBTD } = forward(model, weights, inputs.ids as Value, inputs);
+        const last = reshape(slice(hiddenBTD, 1, all.length - 1, all.length), [1, llm.hiddenSize]);
+        return { scores: logits(llm, weights, last) };
+      },
+    );
+    const executable = await engine.compile(program);
+    const feeds = {
+      ids: int32([1, all.length], all),
+      ...audioFeeds(model.streams, 1, [{ id: 'a', clip: heard }]),
+    };
+    const scores = plain(await executable.run(feeds), 'scores').data as Float32Array;
+    all.push(chooseTokens(scores, 1, { decoding: 'greedy' })[0] as number);
+    await executable.dispose();
+  }
+  return all.slice(ids.length);
+}
+
+describe('cached decoding equals the full forward pass', () => {
+  const prefix = { mode: 'prefix', startLayer: 0 } as const;
+  const cases: Record<string, { streams: Stream[]; integration?: Partial<IntegrationConfig> }> = {
+    'without audio': { streams: [] },
+    'attention-only': { streams: [stream('one')] },
+    prefix: { streams: [stream('one', { integration: prefix })] },
+    'delayed prefix': { streams: [stream('one', { integration: { mode: 'prefix', startLayer: 2 } })] },
+    'prefix in listed layers': {
+      streams: [stream('one', { integration: { mode: 'prefix', layers: [1, 3] } })],
+    },
+    'a hybrid of two encoders': {
+      streams: [
+        stream('one', {
+          integration: prefix,
+          connector: { kind: 'latent', tokens: 2, heads: 2, blocks: 1, perLayer: false },
+        }),
+        stream('two', { frames: 4, width: 3 }),
+      ],
+    },
+    'compact positions': { streams: [stream('one')], integration: { positions: 'compact' } },
+    'shared positions': { streams: [stream('one', { integration: { ...attentionOnly, rope: 'shared' } })] },
+  };
+  for (const [name, { streams, integration }] of Object.entries(cases)) {
+    it(name, async () => {
+      const model = { ...audioLlm(streams, integration), llm: { ...llm, eosTokenIds: [] } };
+      const prompts = [
+        [0, 5, 7, 9, 3],
+        [0, 5, 11],
+        [0, 5, 2, 17, 20, 8, 4],
+      ];
+      const rows = prompts.map((ids, index) => ({ id: String(index), ids, clip: clip(streams, index + 1) }));
+      const made = await generate({
+        engine,
+        model,
+        parameters: allParameters(model),
+        rows,
+        maxNewTokens: 6,
+        decoding: { decoding: 'greedy' },
+      });
+      for (const [index, row] of rows.entries()) {
+        expect(made[index]).toEqual(await uncached(model, row.ids, row.clip, 6));
+      }
+    });
+  }
+
+  it('stops at the end token, which is not part of the answer', async () => {
+    const model = audioLlm([]);
+    const rows = [{ id: 'a', ids: [0, 5, 7], clip: undefined }];
+    const options = {
+      engine,
+      parameters: allParameters(model),
+      rows,
+      maxNewTokens: 6,
+      decoding: { decoding: 'greedy' } as const,
+    };
+    const [free = []] = await generate({ ...options, model: { ...model, llm: { ...llm, eosTokenIds: [] } } });
+    const end = free[2] as number;
+    const [stopped = []] = await generate({
+      ...options,
+      model: { ...model, llm: { ...llm, eosTokenIds: [end] } },
+    });
+    expect(stopped).toEqual(free.slice(0, free.indexOf(end)));
+  });
+
+  it('samples in proportion to the probabilities, the same for the same seed', () => {
+    const scores = Float32Array.from([Math.log(0.1), Math.log(0.6), Math.log(0.3)]);
+    const draw = (seed: number) => {
+      const stream = random(seed);
+      const decoding = { decoding: 'sample', temperature: 1, random: stream } as const;
+      return Array.from({ length: 3000 }, () => chooseTokens(scores, 1, decoding)[0] as number);
+    };
+    expect(draw(1)).toEqual(draw(1));
+    const shares = [0, 1, 2].map((id) => draw(1).filter((other) => other === id).length / 3000);
+    for (const [id, share] of [0.1, 0.6, 0.3].entries())
+      expect(Math.abs((shares[id] as number) - share)).toBeLessThan(0.03);
+  });
+});
