@@ -1,3 +1,4 @@
+import { readFile, stat } from 'node:fs/promises';
 import { ModelError } from './modelError.ts';
 
 /** What a strict reading refuses beyond bad JSON. */
@@ -36,6 +37,30 @@ export function parseStrictJsonBytes(bytes: Uint8Array, where: string, limits: J
     throw new ModelError(`${where}: this is not UTF-8 text`);
   }
   return parseStrictJson(text, where, limits);
+}
+
+/**
+ * Reads and parses a file strictly.
+ * @returns undefined when there is no such file
+ * @throws ModelError naming the file, also when it is larger than `limits.bytes`
+ */
+export async function readStrictJson(
+  path: string,
+  limits: JsonLimits & { readonly bytes: number },
+): Promise<unknown> {
+  let bytes: Uint8Array;
+  try {
+    const { size } = await stat(path);
+    if (size > limits.bytes) {
+      throw new ModelError(`${path}: ${size} bytes; the largest allowed here is ${limits.bytes}`);
+    }
+    bytes = await readFile(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT') return undefined;
+    throw error instanceof ModelError ? error : new ModelError(`${path}: cannot be read (${code})`);
+  }
+  return parseStrictJsonBytes(bytes, path, limits);
 }
 
 /**

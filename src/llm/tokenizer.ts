@@ -1,9 +1,9 @@
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
 import { ModelError } from './modelError.ts';
-import { parseStrictJsonBytes } from './strictJson.ts';
+import { readStrictJson } from './strictJson.ts';
 
 /**
  * Text to token ids and back.
@@ -43,8 +43,7 @@ export interface TokenizerFiles {
   readonly tokenizerConfig: unknown;
 }
 
-const maximumFileBytes = 64 * 2 ** 20;
-const maximumDepth = 32;
+const limits = { bytes: 64 * 2 ** 20, depth: 32 };
 /** Above any vocabulary; keeps a hostile id from making a table of its size. */
 const maximumId = 2 ** 24;
 
@@ -80,14 +79,14 @@ const configSchema = z.looseObject({
  * @throws ModelError naming the file and what is wrong with it.
  */
 export async function loadTokenizer(folderOrFile: string): Promise<Tokenizer> {
-  const isFolder = (await stat(folderOrFile)).isDirectory();
+  const isFolder = (await stat(folderOrFile).catch(() => undefined))?.isDirectory() ?? false;
   const folder = isFolder ? folderOrFile : dirname(folderOrFile);
   const file = isFolder ? join(folder, 'tokenizer.json') : folderOrFile;
-  const tokenizer = await readJson(file);
+  const tokenizer = await readStrictJson(file, limits);
   if (tokenizer === undefined) {
     throw new ModelError(`${file}: no such file. A model folder needs the tokenizer.json of its tokenizer.`);
   }
-  const config = await readJson(join(folder, 'tokenizer_config.json'));
+  const config = await readStrictJson(join(folder, 'tokenizer_config.json'), limits);
   return tokenizerFromJson(tokenizer, config ?? {}, file);
 }
 
@@ -150,18 +149,6 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     padTokenId: specialId('pad_token'),
     files: { tokenizer, tokenizerConfig: config },
   };
-}
-
-/** The parsed content of a file, or undefined when there is none. */
-async function readJson(file: string): Promise<unknown> {
-  const information = await stat(file).catch(() => undefined);
-  if (information === undefined) return undefined;
-  if (information.size > maximumFileBytes) {
-    throw new ModelError(
-      `${file}: ${information.size} bytes; the largest allowed here is ${maximumFileBytes}`,
-    );
-  }
-  return parseStrictJsonBytes(await readFile(file), file, { depth: maximumDepth });
 }
 
 function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {

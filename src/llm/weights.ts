@@ -1,16 +1,16 @@
 /** Loading and saving LLMs in Hugging Face's folder layout. */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, stat } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { snapshotDownload } from '@huggingface/hub';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
 import { type LlamaConfig, llamaConfigJson, parameterShapes, parseLlamaConfig } from './config.ts';
 import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from './halfPrecision.ts';
+import { downloadModel, type HubOptions, isHubName } from './hub.ts';
 import { ModelError } from './modelError.ts';
-import { readSafetensors, writeSafetensors } from './safetensors.ts';
-import { parseStrictJson } from './strictJson.ts';
+import { streamSafetensors, writeSafetensors } from './safetensors.ts';
+import { readStrictJson } from './strictJson.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
 export type FloatTensor = Tensor & { dtype: 'float32' };
@@ -25,26 +25,21 @@ export interface LoadedLlm {
   readonly hash: string;
 }
 
-export interface LoadOptions {
-  /** Where a hub name is looked up; HF_ENDPOINT or the public hub when left out. */
-  readonly hubUrl?: string;
-}
-
 /**
  * Loads an LLM.
  * @param from a folder, a .safetensors file in one, or a name on the Hugging Face hub (`org/name`), which is
  *   downloaded once into the hub's cache
  * @throws ModelError naming the file and everything in it that does not fit
  */
-export async function loadLlm(from: string, options: LoadOptions = {}): Promise<LoadedLlm> {
+export async function loadLlm(from: string, options: HubOptions = {}): Promise<LoadedLlm> {
   const { folder, files } = await locate(from, options);
-  const config = parseLlamaConfig(await readJson(join(folder, 'config.json')), join(folder, 'config.json'));
+  const config = await readConfig(folder);
   const parameters = new Map<string, FloatTensor>();
   for (const file of files ?? (await weightFiles(folder))) {
-    for (const [name, tensor] of await readSafetensors(join(folder, file))) {
-      if (parameters.has(name))
-        throw new ModelError(`${join(folder, file)}: "${name}" stands in another file already`);
-      parameters.set(name, widen(name, tensor, join(folder, file)));
+    const path = join(folder, file);
+    for await (const [name, tensor] of streamSafetensors(path)) {
+      if (parameters.has(name)) throw new ModelError(`${path}: "${name}" stands in another file already`);
+      parameters.set(name, widen(name, tensor, path));
     }
   }
   const shapes = parameterShapes(config);
@@ -60,7 +55,7 @@ export async function loadLlm(from: string, options: LoadOptions = {}): Promise<
   return { config, parameters, tokenizer, folder, hash: parameterHash(parameters) };
 }
 
-async function locate(from: string, { hubUrl }: LoadOptions): Promise<{ folder: string; files?: string[] }> {
+async function locate(from: string, options: HubOptions): Promise<{ folder: string; files?: string[] }> {
   const found = await stat(from).catch(() => undefined);
   if (found?.isDirectory()) return { folder: from };
   if (found?.isFile()) {
@@ -68,48 +63,47 @@ async function locate(from: string, { hubUrl }: LoadOptions): Promise<{ folder: 
       throw new ModelError(`${from}: only .safetensors files hold weights here`);
     return { folder: dirname(from), files: [basename(from)] };
   }
-  if (!/^[\w.-]+\/[\w.-]+$/.test(from) || from.includes('..')) {
-    throw new ModelError(`llm.from: "${from}" is no folder, no file, and no hub name (org/name)`);
-  }
-  const endpoint = hubUrl ?? process.env.HF_ENDPOINT;
-  const token = process.env.HF_TOKEN;
-  try {
-    const folder = await snapshotDownload({
-      repo: from,
-      ...(endpoint !== undefined && { hubUrl: endpoint }),
-      ...(token !== undefined && { accessToken: token }),
-    });
-    return { folder };
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+  if (!isHubName(from)) {
     throw new ModelError(
-      `llm.from: "${from}" is neither a folder here nor could it be fetched from the hub (${reason}).\n` +
-        'A private or gated model needs HF_TOKEN; a mirror is set by HF_ENDPOINT.',
+      `${from}: no folder, no .safetensors file, and no name on the hub (organisation/name)`,
     );
   }
+  return { folder: await downloadModel(from, options) };
 }
 
+const limits = { bytes: 64 * 2 ** 20, depth: 32 };
 const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
-/** Names of the weight files: one, or the shards of an index, which must stand in the same folder. */
+/**
+ * Names of the weight files: one, or the shards of an index. Shards must be plain names: an index cannot point
+ * out of its folder.
+ */
 async function weightFiles(folder: string): Promise<string[]> {
-  const index = join(folder, 'model.safetensors.index.json');
-  if ((await stat(index).catch(() => undefined)) === undefined) return ['model.safetensors'];
-  const parsed = indexSchema.safeParse(await readJson(index));
-  if (!parsed.success) throw new ModelError(`${index}: not an index of shards`);
+  const exists = async (path: string) => (await stat(path).catch(() => undefined)) !== undefined;
+  if (await exists(join(folder, 'model.safetensors'))) return ['model.safetensors'];
+  const path = join(folder, 'model.safetensors.index.json');
+  const index = await readStrictJson(path, limits);
+  if (index === undefined) {
+    throw new ModelError(`${folder}: neither model.safetensors nor model.safetensors.index.json is there`);
+  }
+  const parsed = indexSchema.safeParse(index);
+  if (!parsed.success) throw new ModelError(`${path}: weight_map must map parameters to file names`);
   const files = [...new Set(Object.values(parsed.data.weight_map))].sort();
-  const odd = files.find((file) => !/^[\w.-]+\.safetensors$/.test(file));
-  if (odd !== undefined) throw new ModelError(`${index}: "${odd}" is not the plain name of a shard`);
+  const odd = files.find((file) => !/^[A-Za-z0-9][\w.-]*\.safetensors$/.test(file));
+  if (odd !== undefined) {
+    throw new ModelError(`${path}: ${JSON.stringify(odd)} is not the plain name of a .safetensors file`);
+  }
+  for (const file of files) {
+    if (!(await exists(join(folder, file)))) throw new ModelError(`${path}: the shard ${file} is not there`);
+  }
   return files;
 }
 
-async function readJson(path: string): Promise<unknown> {
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new ModelError(
-      `${path}: ${error.code === 'ENOENT' ? 'there is no such file' : `cannot be read (${error.code})`}`,
-    );
-  });
-  return parseStrictJson(text, path, { depth: 32 });
+async function readConfig(folder: string): Promise<LlamaConfig> {
+  const path = join(folder, 'config.json');
+  const json = await readStrictJson(path, limits);
+  if (json === undefined) throw new ModelError(`${path}: no such file. A model folder needs a config.json.`);
+  return parseLlamaConfig(json, path);
 }
 
 function widen(name: string, tensor: Tensor, where: string): FloatTensor {
@@ -179,14 +173,17 @@ export async function saveLlm(
     ]),
   );
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  const llamaJson = llamaConfigJson(config, half ? 'float16' : 'float32');
+  const { bos_token_id, eos_token_id, pad_token_id } = llamaJson;
+  const { tokenizer: tokenizerJson, tokenizerConfig } = tokenizer.files;
   await writeSafetensors(join(folder, 'model.safetensors'), stored, { format: 'pt' });
-  await writeFileAtomic(join(folder, 'tokenizer.json'), json(tokenizer.files.tokenizer));
-  await writeFileAtomic(join(folder, 'tokenizer_config.json'), json(tokenizer.files.tokenizerConfig));
-  const generation = { bos_token_id: config.bosTokenId, eos_token_id: config.eosTokenIds };
-  await writeFileAtomic(join(folder, 'generation_config.json'), json(generation));
-  const dtype = half ? 'float16' : 'float32';
+  await writeFileAtomic(join(folder, 'tokenizer.json'), json(tokenizerJson));
+  // Without a class transformers takes that of Llama, which would cut words in its own way.
+  const classed = { tokenizer_class: 'PreTrainedTokenizerFast', ...(tokenizerConfig as object) };
+  await writeFileAtomic(join(folder, 'tokenizer_config.json'), json(classed));
   await writeFileAtomic(
-    join(folder, 'config.json'),
-    json({ ...llamaConfigJson(config), torch_dtype: dtype }),
+    join(folder, 'generation_config.json'),
+    json({ bos_token_id, eos_token_id, pad_token_id }),
   );
+  await writeFileAtomic(join(folder, 'config.json'), json(llamaJson));
 }
