@@ -37,7 +37,7 @@ export function applyOverrides(schema: z.core.$ZodType, tree: Tree, assignments:
     const value =
       parseTree(source, assignment.slice(split + 1)) ?? ({ kind: 'scalar', value: null, place } as const);
     const outcome = assign(schema, result, path, 0, value);
-    if (typeof outcome === 'string') fail(path, outcome);
+    if ('what' in outcome) fail(outcome.path, outcome.what);
     else result = outcome;
   }
   if (problems.length > 0) throw configError(problems);
@@ -53,6 +53,12 @@ function parsePath(text: string): string[] | null {
   return steps.every((step) => /^[A-Za-z0-9_-]{1,200}$/.test(step)) ? steps : null;
 }
 
+interface Refused {
+  /** The path up to the step that is wrong. */
+  readonly path: readonly string[];
+  readonly what: string;
+}
+
 /** The tree with the value at `path[depth ...]`, or what is wrong with the path. */
 function assign(
   schema: z.core.$ZodType,
@@ -60,36 +66,35 @@ function assign(
   path: readonly string[],
   depth: number,
   value: Tree,
-): Tree | string {
+): Tree | Refused {
   const name = path[depth];
   if (name === undefined) return value;
   const walked = path.slice(0, depth);
   const here = schemasAt(schema, walked)[0];
   const shape = here === undefined ? 'value' : shapeOf(here);
   const where = walked.join('.');
-  if (shape === 'value') return `${where} is a single value without fields`;
+  const refuse = (what: string): Refused => ({ path: path.slice(0, depth + 1), what });
+  if (shape === 'value') return refuse(`${where} is a single value without fields`);
   if (shape === 'list') {
     const items = tree.kind === 'list' ? tree.items : [];
     const item = /^\d+$/.test(name) ? items[Number(name)] : undefined;
     if (item === undefined) {
       const entries =
         items.length === 1 ? '1 entry (0)' : `${items.length} entries (0 to ${items.length - 1})`;
-      return items.length === 0
-        ? `${where} is an empty list`
-        : `${where} has ${entries}, "${name}" is none of them`;
+      return refuse(items.length === 0 ? `${where} is an empty list` : `${where} has ${entries}`);
     }
     const changed = assign(schema, item, path, depth + 1, value);
-    if (typeof changed === 'string') return changed;
+    if ('what' in changed) return changed;
     const next = items.map((other, index) => (index === Number(name) ? changed : other));
     return { place: tree.place, kind: 'list', items: next };
   }
   const entries = tree.kind === 'map' ? tree.entries : new Map<string, Tree>();
   if (!namesAt(schema, walked).includes(name)) {
-    return unknownField(schema, { place: tree.place, kind: 'map', entries }, walked, name);
+    return refuse(unknownField(schema, { place: tree.place, kind: 'map', entries }, walked, name));
   }
   const below: Tree = entries.get(name) ?? { place: value.place, kind: 'scalar', value: null };
   const changed = assign(schema, below, path, depth + 1, value);
-  if (typeof changed === 'string') return changed;
+  if ('what' in changed) return changed;
   const namePlace = tree.namePlace && { namePlace: tree.namePlace };
   return { place: tree.place, ...namePlace, kind: 'map', entries: new Map(entries).set(name, changed) };
 }

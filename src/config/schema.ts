@@ -167,12 +167,19 @@ const streamIntegrationSchema = z
   )
   .describe('How the audio enters the LLM');
 
-const streamSchema = z.strictObject({
-  name: slug.describe('Name of the stream; its parameters are connector.<name>.*'),
-  encoder: word.describe('The audio encoder: a name in encoders/ or a folder'),
-  connector: connectorSchema,
-  integration: streamIntegrationSchema,
-});
+const streamSchema = z
+  .strictObject({
+    name: slug.describe('Name of the stream; its parameters are connector.<name>.*'),
+    encoder: word.describe('The audio encoder: a name in encoders/ or a folder'),
+    connector: connectorSchema,
+    integration: streamIntegrationSchema,
+  })
+  .superRefine(({ connector, integration }, context) => {
+    if (!connector.perLayer || integration.mode !== 'prefix') return;
+    // Prefix rows are handed from layer to layer: there is one entrance.
+    const message = 'has no effect with mode: prefix; only with mode: attention-only';
+    context.addIssue({ code: 'custom', path: ['connector', 'perLayer'], message });
+  });
 
 const integrationSchema = z
   .strictObject({
