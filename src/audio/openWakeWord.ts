@@ -1,0 +1,80 @@
+/** Google's speech embedding, as openWakeWord runs it: melspectrogram.onnx, then embedding_model.onnx. */
+import type { Hash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import * as ort from 'onnxruntime-node';
+import { float32 } from '../tensor/tensor.ts';
+import { createSession, type Encoder, EncoderError, type EncoderManifest } from './encoderManifest.ts';
+import { resample } from './resample.ts';
+
+const windowFrames = 76;
+const hopFrames = 8;
+const melBands = 32;
+
+/** Loads the two models from their npm package. */
+export async function openWakeWord(
+  manifest: EncoderManifest & { kind: 'openwakeword' },
+  hash: Hash,
+  threads: number,
+): Promise<Encoder> {
+  const folder = packageFolder(manifest.package);
+  const load = async (file: string) => {
+    const path = join(folder, file);
+    const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+      throw new EncoderError(`${path}: cannot be read (${error.code}); reinstall it: npm install ${manifest.package}`);
+    });
+    hash.update(bytes);
+    return createSession(bytes, path, threads);
+  };
+  const melspectrogram = await load(manifest.melspectrogram);
+  const embedding = await load(manifest.embedding);
+  const { name, width, sampleRate, maxSeconds } = manifest;
+  return {
+    name,
+    width,
+    framesPerSecond: manifest.framesPerSecond,
+    fingerprint: hash.digest('hex'),
+    async encode(waveform) {
+      const { samples } = resample(waveform, sampleRate);
+      const seconds = samples.length / sampleRate;
+      if (seconds > maxSeconds) {
+        throw new EncoderError(`the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`);
+      }
+      // The models take samples on the scale of 16-bit integers. One window is 0.775 s; silence fills short clips.
+      const input = new Float32Array(Math.max(samples.length, 12_640));
+      for (const [at, value] of samples.entries()) input[at] = 32_767 * value;
+      const mel = await only(melspectrogram, new ort.Tensor('float32', input, [1, input.length]));
+      const frames = mel.length / melBands;
+      const windows = Math.floor((frames - windowFrames) / hopFrames) + 1;
+      const batch = new Float32Array(windows * windowFrames * melBands);
+      for (let window = 0; window < windows; window++) {
+        for (let at = 0; at < windowFrames * melBands; at++) {
+          batch[window * windowFrames * melBands + at] = (mel[window * hopFrames * melBands + at] as number) / 10 + 2;
+        }
+      }
+      const embedded = await only(embedding, new ort.Tensor('float32', batch, [windows, windowFrames, melBands, 1]));
+      if (embedded.length !== windows * width) throw new EncoderError(`encoder "${name}" gives embeddings of another width than ${width}`);
+      return float32([windows, width], embedded.slice());
+    },
+    async dispose() {
+      await melspectrogram.release();
+      await embedding.release();
+    },
+  };
+}
+
+function packageFolder(name: string): string {
+  try {
+    return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
+  } catch {
+    throw new EncoderError(`the encoder's models ship in an npm package that is not installed: npm install ${name}`);
+  }
+}
+
+async function only(session: ort.InferenceSession, input: ort.Tensor): Promise<Float32Array> {
+  const outputs = await session.run({ [session.inputNames[0] as string]: input });
+  const data = outputs[session.outputNames[0] as string]?.data;
+  if (!(data instanceof Float32Array)) throw new EncoderError('the model gives no float32 output');
+  return data;
+}

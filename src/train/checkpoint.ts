@@ -1,0 +1,172 @@
+/**
+ * Checkpoints: folders that hold all of a training state or do not exist. A checkpoint is written aside, every
+ * file flushed, a manifest with the hash of each file last, and the folder then renamed.
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { flushFolder, writeFlushed } from '../config/writeFile.ts';
+import { parseSafetensors, serializeSafetensors } from '../llm/safetensors.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+
+export class CheckpointError extends Error {
+  override readonly name = 'CheckpointError';
+}
+
+const stateSchema = z.strictObject({
+  version: z.literal(1),
+  /** Optimizer steps done in the whole curriculum. */
+  step: z.int().min(0),
+  /** Where the next step continues: stage, steps done in it, micro-batches drawn in it. */
+  stage: z.int().min(0),
+  stageStep: z.int().min(0),
+  drawn: z.int().min(0),
+  /** The optimizer's updates in this stage. */
+  updates: z.int().min(0),
+  tokensSeen: z.int().min(0),
+  /** The stream that the data order comes from: (seed, stage, epoch) name each permutation. */
+  seed: z.int(),
+  /** Hash of everything in the configuration that decides the numbers. */
+  configHash: z.string(),
+  /** Hash of the parameters that never train and are not in the checkpoint. */
+  frozenHash: z.string(),
+});
+
+export type TrainingProgress = z.infer<typeof stateSchema>;
+
+export interface Checkpoint {
+  readonly progress: TrainingProgress;
+  /** Every parameter that some stage trains. */
+  readonly parameters: ParameterTensors;
+  /** The optimizer's moments of the current stage; empty at a stage's beginning. */
+  readonly moments: ParameterTensors;
+}
+
+const manifestSchema = z.strictObject({
+  files: z.record(z.string().regex(/^[\w.]+$/), z.strictObject({ bytes: z.int().min(0), sha256: z.string() })),
+});
+
+/** `step-000120` */
+export function checkpointName(step: number): string {
+  return `step-${String(step).padStart(6, '0')}`;
+}
+
+/**
+ * Writes a checkpoint and removes those older than the newest `keep`.
+ * @throws CheckpointError when the disk does not take it; earlier checkpoints stay as they are
+ */
+export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, keep: number): Promise<string> {
+  const name = checkpointName(checkpoint.progress.step);
+  const target = join(folder, name);
+  const aside = `${target}.tmp-${process.pid}`;
+  const files: Record<string, Uint8Array> = {
+    'model.safetensors': serializeSafetensors(checkpoint.parameters),
+    'optimizer.safetensors': serializeSafetensors(checkpoint.moments),
+    'state.json': Buffer.from(`${JSON.stringify(checkpoint.progress, null, 2)}\n`),
+  };
+  try {
+    await mkdir(aside, { recursive: true });
+    for (const [file, bytes] of Object.entries(files)) await writeFlushed(join(aside, file), bytes);
+    const entries = Object.entries(files).map(([file, bytes]) => [file, { bytes: bytes.length, sha256: sha256(bytes) }]);
+    await writeFlushed(join(aside, 'MANIFEST.json'), `${JSON.stringify({ files: Object.fromEntries(entries) }, null, 2)}\n`);
+    await flushFolder(aside);
+    await rm(target, { recursive: true, force: true });
+    await rename(aside, target);
+    await flushFolder(folder);
+  } catch (error) {
+    await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+    const { code } = error as NodeJS.ErrnoException;
+    const reason = code === 'ENOSPC' ? 'the disk is full' : String(error);
+    const earlier = (await listCheckpoints(folder)).at(-1);
+    throw new CheckpointError(
+      `${target}: the checkpoint could not be written: ${reason}.\n` +
+        (earlier === undefined
+          ? 'There is no earlier one. Free space or set run.dir to another disk, and start again.'
+          : `The newest whole one is ${earlier}. Free space, then run the same command: it resumes from there.`),
+    );
+  }
+  await prune(folder, keep);
+  return target;
+}
+
+/** Removes old checkpoints and what killed processes left. A failure here never harms the run. */
+async function prune(folder: string, keep: number): Promise<void> {
+  const old = (await listCheckpoints(folder)).slice(0, -keep);
+  const entries = await readdir(folder).catch(() => []);
+  const remains = entries.filter((entry) => /\.tmp-\d+$/.test(entry));
+  for (const name of [...old, ...remains]) {
+    await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+/** Names of finished checkpoints, oldest first. */
+export async function listCheckpoints(folder: string): Promise<string[]> {
+  const entries = await readdir(folder).catch(() => []);
+  return entries.filter((entry) => /^step-\d{6,}$/.test(entry)).sort();
+}
+
+/**
+ * The newest checkpoint that is whole, or undefined where there is none.
+ * @param onSkipped told about every one that is not whole, with the reason
+ */
+export async function newestCheckpoint(
+  folder: string,
+  onSkipped: (message: string) => void,
+): Promise<Checkpoint | undefined> {
+  for (const name of (await listCheckpoints(folder)).reverse()) {
+    try {
+      return await readCheckpoint(join(folder, name));
+    } catch (error) {
+      onSkipped(`${join(folder, name)} is left out: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  return undefined;
+}
+
+/**
+ * Reads a checkpoint and verifies every file against the manifest.
+ * @throws CheckpointError naming the file that is missing or differs
+ */
+export async function readCheckpoint(folder: string): Promise<Checkpoint> {
+  const read = (file: string) =>
+    readFile(join(folder, file)).catch((error: NodeJS.ErrnoException) => {
+      throw new CheckpointError(`${join(folder, file)} cannot be read (${error.code})`);
+    });
+  const parse = <T>(schema: z.ZodType<T>, bytes: Buffer, file: string): T => {
+    try {
+      return schema.parse(JSON.parse(bytes.toString('utf8')));
+    } catch {
+      throw new CheckpointError(`${join(folder, file)} is not what a checkpoint holds`);
+    }
+  };
+  const { files } = parse(manifestSchema, await read('MANIFEST.json'), 'MANIFEST.json');
+  const contents = new Map<string, Buffer>();
+  for (const file of ['model.safetensors', 'optimizer.safetensors', 'state.json']) {
+    const bytes = await read(file);
+    const entry = files[file];
+    if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256(bytes)) {
+      throw new CheckpointError(`${join(folder, file)} is not the file that was written (${bytes.length} bytes)`);
+    }
+    contents.set(file, bytes);
+  }
+  const tensorsOf = (file: string): ParameterTensors => {
+    const { tensors } = parseSafetensors(contents.get(file) as Buffer, join(folder, file));
+    return new Map([...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]));
+  };
+  return {
+    progress: parse(stateSchema, contents.get('state.json') as Buffer, 'state.json'),
+    parameters: tensorsOf('model.safetensors'),
+    moments: tensorsOf('optimizer.safetensors'),
+  };
+}
+
+function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' } {
+  if (tensor.dtype !== 'float32') throw new CheckpointError(`${where} is ${tensor.dtype}, not float32`);
+  return tensor;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}

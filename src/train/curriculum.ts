@@ -1,0 +1,216 @@
+/** The staged curriculum: what trains when, on what, how fast; interruptible at any step. */
+import type { Experiment } from '../config/schema.ts';
+import type { Example } from '../data/manifest.ts';
+import type { Engine } from '../engine/engine.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
+import { parameterHash } from '../llm/weights.ts';
+import type { AudioLlm } from '../pal/audioLlm.ts';
+import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
+import { answerIds, promptIds } from '../pal/prompt.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
+import { answerBatch, answerObjective } from './loss.ts';
+import type { StepMetrics } from './metrics.ts';
+import { dataOrder } from './order.ts';
+import { learningRateAt } from './schedule.ts';
+import { configHash, RunError, selectParameters, type Watch } from './setup.ts';
+import { type Batch, NonFiniteError, trainingState } from './step.ts';
+
+type Stage = Experiment['train']['stages'][number];
+type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
+
+export interface Curriculum {
+  readonly experiment: Experiment;
+  readonly engine: Engine;
+  readonly model: AudioLlm;
+  readonly tokenizer: Tokenizer;
+  readonly parameters: ParameterTensors;
+  readonly examples: readonly Example[];
+  readonly clips: ReadonlyMap<string, ClipFeatures>;
+  /** Continue from here. */
+  readonly checkpoint: Checkpoint | undefined;
+  readonly save: (checkpoint: Checkpoint) => Promise<void>;
+  readonly log: (metrics: StepMetrics) => void;
+  readonly watch: Watch;
+  /** Asked after every step; true saves and stops. */
+  readonly interrupted: () => boolean;
+}
+
+export interface CurriculumResult {
+  readonly parameters: ParameterTensors;
+  readonly steps: number;
+  readonly finished: boolean;
+}
+
+/** The examples that a stage trains on. @throws RunError when its filter leaves none */
+export function stageExamples(stage: Stage, examples: readonly Example[]): Example[] {
+  const { categories, kinds } = stage.data;
+  const known = new Set(examples.map((example) => example.category));
+  const unknown = categories?.find((category) => !known.has(category));
+  if (unknown !== undefined) {
+    throw new RunError(`train.stages "${stage.name}": no category "${unknown}"; there are ${[...known].sort().join(', ')}`);
+  }
+  const chosen = examples.filter(
+    ({ category, kind }) => (categories?.includes(category) ?? true) && (kinds?.includes(kind) ?? true),
+  );
+  if (chosen.length === 0) throw new RunError(`train.stages "${stage.name}": its data filter leaves no example`);
+  return chosen;
+}
+
+/** A question with its answer as one sequence; the targets are what is learned. */
+export function trainingRow(
+  { prompt, train }: Experiment,
+  { llm }: AudioLlm,
+  tokenizer: Tokenizer,
+  example: Example,
+  clip: ClipFeatures | undefined,
+): Row {
+  const asked = promptIds(prompt, tokenizer, llm.bosTokenId, example);
+  const answer = [...answerIds(tokenizer, example.answer), llm.eosTokenIds[0] as number];
+  const ids = [...asked.ids, ...answer];
+  const first = train.lossOn === 'answer' ? asked.ids.length : 1;
+  const targets = ids.slice(first).map((id, index) => ({ position: first + index - 1, id }));
+  return { id: example.id, ids, clip, targets };
+}
+
+/** Every parameter that some stage trains, by stage. @throws RunError for a pattern that matches nothing */
+export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
+  const all = [...names];
+  return train.stages.map((stage) => selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`));
+}
+
+/** Runs the curriculum, from the beginning or from a checkpoint. */
+export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumResult> {
+  const { experiment, parameters: initial, checkpoint } = curriculum;
+  const { train, seed } = experiment;
+  const trainable = trainableByStage(experiment, initial.keys());
+  const ever = new Set(trainable.flatMap((names) => [...names]));
+  const never = new Map([...initial].filter(([name]) => !ever.has(name)));
+  const identity = { seed, configHash: configHash(experiment), frozenHash: parameterHash(never) };
+  const parameters: Parameters = new Map(initial);
+  for (const [name, tensor] of checkpoint?.parameters ?? []) parameters.set(name, tensor);
+  let progress: TrainingProgress = checkpoint?.progress ?? {
+    version: 1,
+    step: 0,
+    stage: 0,
+    stageStep: 0,
+    drawn: 0,
+    updates: 0,
+    tokensSeen: 0,
+    ...identity,
+  };
+  let moments: ParameterTensors = checkpoint?.moments ?? new Map();
+  const limit = train.maxSteps ?? Number.POSITIVE_INFINITY;
+
+  for (let index = progress.stage; index < train.stages.length && progress.step < limit; index++) {
+    const result = await runStage(curriculum, index, trainable[index] as Set<string>, parameters, progress, moments, ever);
+    for (const [name, tensor] of result.parameters) parameters.set(name, tensor);
+    progress = result.progress;
+    if (result.interrupted) return { parameters, steps: progress.step, finished: false };
+    if (progress.stageStep === train.stages[index]?.steps) {
+      // The next stage starts with a fresh optimizer: other parameters train, at another rate.
+      progress = { ...progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
+      moments = new Map();
+    } else moments = result.moments;
+    await curriculum.save({ progress, parameters: pick(parameters, ever), moments });
+  }
+  return { parameters, steps: progress.step, finished: true };
+}
+
+function pick(parameters: ParameterTensors, names: ReadonlySet<string>): ParameterTensors {
+  return new Map([...parameters].filter(([name]) => names.has(name)));
+}
+
+async function runStage(
+  { experiment, engine, model, tokenizer, examples, clips, save, log, watch, interrupted }: Curriculum,
+  index: number,
+  names: ReadonlySet<string>,
+  parameters: Parameters,
+  start: TrainingProgress,
+  startMoments: ParameterTensors,
+  ever: ReadonlySet<string>,
+): Promise<{ parameters: ParameterTensors; moments: ParameterTensors; progress: TrainingProgress; interrupted: boolean }> {
+  const { train, seed } = experiment;
+  const stage = train.stages[index] as Stage;
+  const rows = stageExamples(stage, examples).map((example) =>
+    trainingRow(experiment, model, tokenizer, example, clips.get(example.audio)),
+  );
+  const shape: BatchShape = {
+    rows: train.batchSize,
+    textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
+    targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
+  };
+  const trainable = pick(parameters, names);
+  const frozen = new Map([...parameters].filter(([name]) => !names.has(name)));
+  const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
+  watch.note(
+    `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
+      `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
+  );
+  const state = await trainingState(
+    {
+      engine,
+      objective: answerObjective(model, shape),
+      trainable,
+      frozen,
+      optimizer: train.optimizer,
+      clipNorm: train.clipNorm,
+      accumulate: train.accumulate,
+    },
+    startMoments.size === 0 ? undefined : { updates: start.updates, moments: startMoments },
+  );
+  const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
+  const bar = watch.progress(`training "${stage.name}"`, stage.steps);
+  let progress = start;
+  let stopping = false;
+  try {
+    while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
+      const began = performance.now();
+      const drawn = Array.from({ length: train.accumulate }, (_, micro) =>
+        order.batch(progress.drawn + micro).map((at) => rows[at] as Row),
+      );
+      const window: Batch[] = drawn.map((batch) => answerBatch(model, shape, batch));
+      const learningRate = learningRateAt(progress.stageStep, stage);
+      const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
+        if (!(error instanceof NonFiniteError)) throw error;
+        const ids = drawn.flat().map((row) => row.id);
+        throw new NonFiniteError(`step ${progress.step + 1}, stage "${stage.name}": ${error.message}. Samples: ${ids.join(', ')}`);
+      });
+      const tokens = window.reduce((total, batch) => total + batch.tokens, 0);
+      const stepMs = performance.now() - began;
+      progress = {
+        ...progress,
+        step: progress.step + 1,
+        stage: index,
+        stageStep: progress.stageStep + 1,
+        drawn: progress.drawn + train.accumulate,
+        updates: progress.updates + 1,
+        tokensSeen: progress.tokensSeen + tokens,
+      };
+      const tokensPerSecond = Math.round((1000 * tokens) / stepMs);
+      log({ step: progress.step, stage: stage.name, loss, learningRate, gradientNorm, tokens, tokensPerSecond, stepMs });
+      bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
+      stopping = interrupted();
+      const ends = progress.stageStep === stage.steps || progress.step === train.maxSteps;
+      if (!ends && (stopping || progress.step % train.checkpoint.everySteps === 0)) {
+        const now = await state.parameters();
+        const { moments } = await state.optimizer();
+        await save({ progress, parameters: pick(new Map([...parameters, ...now]), ever), moments });
+      }
+      if (stopping && !ends) break;
+    }
+    const { moments } = await state.optimizer();
+    return { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+  } finally {
+    bar.stop();
+    await state.dispose();
+  }
+}
+
+/** 3231936 -> "3.23 M" */
+export function formatCount(count: number): string {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(2)} G`;
+  if (count >= 1e6) return `${(count / 1e6).toFixed(2)} M`;
+  return count >= 1e3 ? `${(count / 1e3).toFixed(1)} k` : String(count);
+}

@@ -1,0 +1,44 @@
+/** metrics.jsonl: one line per optimizer step. */
+import { appendFileSync, closeSync, openSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { writeFileAtomic } from '../config/writeFile.ts';
+
+export interface StepMetrics {
+  /** 1-based step of the whole curriculum. */
+  readonly step: number;
+  readonly stage: string;
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+  /** Text and audio tokens taken in by the LLM. */
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  readonly stepMs: number;
+}
+
+export interface MetricsLog {
+  append(metrics: StepMetrics): void;
+  close(): void;
+}
+
+/**
+ * Opens the log, cut to the steps of the checkpoint that training resumes from, so that no step stands there twice.
+ * A torn last line (a killed process, a full disk) is dropped.
+ */
+export async function openMetrics(path: string, stepsDone: number): Promise<MetricsLog> {
+  const text = await readFile(path, 'utf8').catch(() => '');
+  const kept = text.split('\n').filter((line) => {
+    try {
+      return (JSON.parse(line) as { step: number }).step <= stepsDone;
+    } catch {
+      return false;
+    }
+  });
+  await writeFileAtomic(path, kept.map((line) => `${line}\n`).join(''));
+  const file = openSync(path, 'a');
+  return {
+    append: (metrics) => appendFileSync(file, `${JSON.stringify(metrics)}\n`),
+    close: () => closeSync(file),
+  };
+}

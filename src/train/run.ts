@@ -1,0 +1,172 @@
+/** A whole run: data, encoders, curriculum, evaluation, and the folder that keeps all of it. */
+import { execFileSync } from 'node:child_process';
+import { mkdir } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { cpus, platform, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { formatExperiment } from '../config/load.ts';
+import type { Experiment } from '../config/schema.ts';
+import { writeFileAtomic } from '../config/writeFile.ts';
+import { ensureDataset, readSplit } from '../data/dataset.ts';
+import type { EvaluationRecord } from '../eval/evaluate.ts';
+import { checkKeys } from '../llm/weights.ts';
+import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
+import { runCurriculum, trainableByStage } from './curriculum.ts';
+import { evaluateModel } from './evaluateRun.ts';
+import { openMetrics } from './metrics.ts';
+import { saveModel } from './modelFolder.ts';
+import {
+  assemble,
+  configHash,
+  encodeClips,
+  initialParameters,
+  loadEncoders,
+  loadExperimentLlm,
+  longestClips,
+  makeEngine,
+  RunError,
+  type Watch,
+} from './setup.ts';
+
+export interface RunOptions {
+  readonly watch: Watch;
+  /** Continue from the newest checkpoint in the run's folder, where there is one. */
+  readonly resume: boolean;
+  readonly evaluate: boolean;
+  /** Asked after every step; true saves and stops. */
+  readonly interrupted?: () => boolean;
+}
+
+export interface RunResult {
+  /** null when evaluation was not asked for, or training was interrupted. */
+  readonly record: EvaluationRecord | null;
+  readonly finished: boolean;
+  readonly steps: number;
+}
+
+/**
+ * Trains an experiment and evaluates it.
+ * @throws the errors of every part, each naming what is wrong, where, and what to do
+ */
+export async function runTraining(experiment: Experiment, options: RunOptions): Promise<RunResult> {
+  const { watch, resume, interrupted = () => false } = options;
+  const { dir } = experiment.run;
+  const checkpoints = join(dir, 'checkpoints');
+  await mkdir(checkpoints, { recursive: true });
+  await writeFileAtomic(join(dir, 'config.yaml'), formatExperiment(experiment));
+  await writeFileAtomic(join(dir, 'environment.json'), `${JSON.stringify(environment(experiment), null, 2)}\n`);
+
+  const building = watch.progress(`building ${experiment.data.dataset}`, 100);
+  await ensureDataset(experiment.data.dataset, experiment.data.dir, (fraction) => building.update(Math.round(100 * fraction)));
+  building.stop();
+  const trainingExamples = await readSplit(experiment.data.dir, 'train');
+  const evaluationExamples = await readSplit(experiment.data.dir, experiment.eval.split);
+
+  const engine = makeEngine(experiment);
+  const encoders = await loadEncoders(experiment);
+  try {
+    const { clips, skipped } = await encodeClips(
+      experiment,
+      encoders,
+      options.evaluate ? [...trainingExamples, ...evaluationExamples] : trainingExamples,
+      watch,
+    );
+    for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
+    const heard = trainingExamples.filter(({ audio }) => clips.has(audio));
+    if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
+    const llm = await loadExperimentLlm(experiment);
+    const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
+    const parameters = initialParameters(model, llm.parameters, experiment.seed);
+
+    const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
+    if (checkpoint !== undefined) {
+      mustFit(checkpoint, experiment, parameters, checkpoints);
+      watch.note(`resuming after step ${checkpoint.progress.step}`);
+    }
+    const metrics = await openMetrics(join(dir, 'metrics.jsonl'), checkpoint?.progress.step ?? 0);
+    const result = await runCurriculum({
+      experiment,
+      engine,
+      model,
+      tokenizer: llm.tokenizer,
+      parameters,
+      examples: heard,
+      clips,
+      checkpoint,
+      save: async (state) => {
+        await saveCheckpoint(checkpoints, state, experiment.train.checkpoint.keep);
+      },
+      log: metrics.append,
+      watch,
+      interrupted,
+    }).finally(metrics.close);
+    if (!result.finished) return { record: null, finished: false, steps: result.steps };
+    await saveModel(join(dir, 'model'), model, llm, result.parameters);
+    if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
+    const record = await evaluateModel(experiment, {
+      engine,
+      encoders,
+      model,
+      parameters: result.parameters,
+      tokenizer: llm.tokenizer,
+      examples: evaluationExamples,
+      trainingExamples,
+      encoded: { clips, skipped },
+      watch,
+    });
+    return { record, finished: true, steps: result.steps };
+  } finally {
+    for (const encoder of encoders.values()) await encoder.dispose();
+    await engine.dispose();
+  }
+}
+
+/** @throws CheckpointError when a checkpoint is of another configuration or architecture */
+function mustFit(
+  { progress, parameters }: Checkpoint,
+  experiment: Experiment,
+  initial: ReadonlyMap<string, { shape: readonly number[] }>,
+  folder: string,
+): void {
+  const ever = new Set(trainableByStage(experiment, initial.keys()).flatMap((names) => [...names]));
+  const expected = new Map([...initial].filter(([name]) => ever.has(name)).map(([name, { shape }]) => [name, shape]));
+  try {
+    checkKeys(parameters, expected, folder);
+  } catch (error) {
+    throw new CheckpointError(
+      `${error instanceof Error ? error.message : error}\n` +
+        'The checkpoint is of another architecture: set run.dir to another folder, or start over with --resume never.',
+    );
+  }
+  if (progress.configHash !== configHash(experiment)) {
+    throw new CheckpointError(
+      `${folder}: the checkpoint is of another configuration (config.yaml beside it was different when it was ` +
+        'written): set run.dir to another folder, or start over with --resume never.',
+    );
+  }
+}
+
+/** Where and with what a run was made. */
+function environment({ seed }: Experiment): Record<string, unknown> {
+  const require = createRequire(import.meta.url);
+  const { version } = require('../../package.json') as { version: string };
+  const onnxruntime = (require('onnxruntime-node/package.json') as { version: string }).version;
+  let commit: string | null = null;
+  try {
+    commit = execFileSync('git', ['rev-parse', 'HEAD'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  } catch {
+    // Not run from a repository.
+  }
+  return {
+    palkit: version,
+    node: process.version,
+    onnxruntime,
+    platform: `${platform()} ${process.arch}`,
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cores: cpus().length,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    commit,
+    seed,
+    started: new Date().toISOString(),
+  };
+}

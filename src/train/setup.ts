@@ -1,0 +1,175 @@
+/** From a configuration to everything that training and evaluation work on. */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { loadEncoder } from '../audio/encoder.ts';
+import type { Encoder } from '../audio/encoderManifest.ts';
+import { encodeAll } from '../audio/featureCache.ts';
+import { locate } from '../config/locate.ts';
+import { random } from '../config/random.ts';
+import type { Experiment } from '../config/schema.ts';
+import type { Example } from '../data/manifest.ts';
+import type { Engine } from '../engine/engine.ts';
+import { onnxEngine } from '../engine/onnx/engine.ts';
+import { feedForwardOf } from '../ffn/feedForward.ts';
+import { loadLlm, type LoadedLlm } from '../llm/weights.ts';
+import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
+import type { ClipFeatures } from '../pal/batch.ts';
+import { initialize } from '../pal/connectors.ts';
+import { frontIds } from '../pal/prompt.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+
+/** How a long-running command tells what it does. */
+export interface Watch {
+  note(text: string): void;
+  progress(label: string, total: number): ProgressBar;
+}
+
+export interface ProgressBar {
+  update(done: number, extras?: Readonly<Record<string, string>>): void;
+  stop(): void;
+}
+
+export class RunError extends Error {
+  override readonly name = 'RunError';
+}
+
+export interface EncodedClips {
+  /** By the example's `audio`. */
+  readonly clips: ReadonlyMap<string, ClipFeatures>;
+  /** Samples that could not be read. */
+  readonly skipped: readonly { readonly id: string; readonly reason: string }[];
+}
+
+type Feature = Tensor & { dtype: 'float32' };
+
+export function makeEngine({ engine, train }: Experiment): Engine {
+  return onnxEngine({ provider: engine.provider, optimization: engine.optimization, threads: train.threads });
+}
+
+/** Loads the encoders that the streams name, each once. */
+export async function loadEncoders({ streams, train }: Experiment): Promise<Map<string, Encoder>> {
+  const encoders = new Map<string, Encoder>();
+  for (const { encoder } of streams) {
+    if (!encoders.has(encoder)) encoders.set(encoder, await loadEncoder(encoder, { threads: train.threads }));
+  }
+  return encoders;
+}
+
+/**
+ * Encodes the clips of some examples with every encoder. Features are cached beside the dataset.
+ * @throws the reading error of a bad sample, naming it, unless the policy is to skip
+ */
+export async function encodeClips(
+  experiment: Experiment,
+  encoders: ReadonlyMap<string, Encoder>,
+  examples: readonly Example[],
+  watch: Watch,
+): Promise<EncodedClips> {
+  const { dir, onBadSample } = experiment.data;
+  const firstOf = new Map<string, Example>();
+  for (const example of examples) if (!firstOf.has(example.audio)) firstOf.set(example.audio, example);
+  const items = [...firstOf.values()].map(({ id, audio }) => ({ id, path: join(dir, audio) }));
+  const audioOf = new Map([...firstOf.values()].map(({ id, audio }) => [id, audio]));
+  const clips = new Map<string, Map<string, Feature>>();
+  const badAudio = new Map<string, string>();
+  for (const [name, encoder] of encoders) {
+    const bar = watch.progress(`listening with "${name}"`, items.length);
+    try {
+      const { features, skipped } = await encodeAll(encoder, items, {
+        cacheFolder: join(dir, 'features'),
+        onProgress: (done) => bar.update(done),
+        onBadSample,
+      });
+      for (const { id, reason } of skipped) badAudio.set(audioOf.get(id) as string, reason);
+      for (const [id, tensor] of features) {
+        const audio = audioOf.get(id) as string;
+        const own = clips.get(audio) ?? new Map<string, Feature>();
+        own.set(name, tensor as Feature);
+        clips.set(audio, own);
+      }
+    } finally {
+      bar.stop();
+    }
+  }
+  for (const audio of badAudio.keys()) clips.delete(audio);
+  const skipped = examples.flatMap(({ id, audio }) => {
+    const reason = badAudio.get(audio);
+    return reason === undefined ? [] : [{ id, reason }];
+  });
+  return { clips, skipped };
+}
+
+/** Frames that each stream must hold: those of the longest clip. */
+export function longestClips(experiment: Experiment, clips: Iterable<ClipFeatures>): Map<string, number> {
+  const frames = new Map<string, number>();
+  for (const clip of clips) {
+    for (const { name, encoder } of experiment.streams) {
+      frames.set(name, Math.max(frames.get(name) ?? 1, clip.get(encoder)?.shape[0] ?? 1));
+    }
+  }
+  return frames;
+}
+
+export function loadExperimentLlm({ llm }: Experiment): Promise<LoadedLlm> {
+  return loadLlm(locate(llm.from));
+}
+
+/** The audio-LLM that a configuration describes. */
+export function assemble(
+  experiment: Experiment,
+  llm: LoadedLlm,
+  encoders: ReadonlyMap<string, Pick<Encoder, 'width'>>,
+  frames: ReadonlyMap<string, number>,
+): AudioLlm {
+  return {
+    llm: llm.config,
+    feedForward: feedForwardOf(experiment.llm.ffn),
+    streams: experiment.streams.map((stream) => ({
+      ...stream,
+      frames: frames.get(stream.name) ?? 1,
+      width: encoders.get(stream.encoder)?.width ?? 0,
+    })),
+    integration: experiment.integration,
+    slot: frontIds(experiment.prompt, llm.tokenizer, llm.config.bosTokenId).length,
+  };
+}
+
+/** Initial parameters: the LLM's, and new ones for the streams that only the seed and their names decide. */
+export function initialParameters(model: AudioLlm, llm: ParameterTensors, seed: number): Map<string, Feature> {
+  const all = new Map<string, Feature>([
+    ...llm,
+    ...initialize(streamParameters(model), (name) => random(seed, 'initial', name)),
+  ]);
+  for (const [name, source] of copiedParameters(model)) {
+    const copied = llm.get(source) as Feature;
+    all.set(name, { ...copied, data: copied.data.slice() });
+  }
+  return all;
+}
+
+/**
+ * The parameters that glob patterns choose.
+ * @throws RunError for a pattern that matches nothing
+ */
+export function selectParameters(patterns: readonly string[], names: Iterable<string>, where: string): Set<string> {
+  const all = [...names];
+  const chosen = new Set<string>();
+  for (const pattern of patterns) {
+    const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*').replaceAll('?', '.');
+    const matches = all.filter((name) => new RegExp(`^${escaped}$`).test(name));
+    if (matches.length === 0) {
+      const roots = [...new Set(all.map((name) => name.split('.').slice(0, 2).join('.')))].slice(0, 12);
+      throw new RunError(`${where}: "${pattern}" matches no parameter; they begin with ${roots.join(', ')}`);
+    }
+    for (const name of matches) chosen.add(name);
+  }
+  return chosen;
+}
+
+/** A hash of what decides a run's numbers; a checkpoint of another configuration is not resumed. */
+export function configHash(experiment: Experiment): string {
+  const { run: _, eval: __, name: ___, train, ...rest } = experiment;
+  const { maxSteps: ____, checkpoint: _____, ...training } = train;
+  return createHash('sha256').update(JSON.stringify({ ...rest, train: training })).digest('hex');
+}
