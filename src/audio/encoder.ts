@@ -7,7 +7,13 @@ import * as ort from 'onnxruntime-node';
 import { parse } from 'yaml';
 import { locate } from '../config/locate.ts';
 import { float32 } from '../tensor/tensor.ts';
-import { createSession, type Encoder, EncoderError, type EncoderManifest, encoderManifestSchema } from './encoderManifest.ts';
+import {
+  createSession,
+  type Encoder,
+  EncoderError,
+  type EncoderManifest,
+  encoderManifestSchema,
+} from './encoderManifest.ts';
 import { extractFeatures } from './features.ts';
 import { openWakeWord } from './openWakeWord.ts';
 import { resample } from './resample.ts';
@@ -16,12 +22,17 @@ import { resample } from './resample.ts';
  * Loads an encoder by its name in encoders/, or by its folder.
  * @throws EncoderError naming the file and what is wrong with it, or what to install
  */
-export async function loadEncoder(nameOrFolder: string, { threads = 2 }: { threads?: number } = {}): Promise<Encoder> {
+export async function loadEncoder(
+  nameOrFolder: string,
+  { threads = 2 }: { threads?: number } = {},
+): Promise<Encoder> {
   const named = locate(join('encoders', nameOrFolder));
   const folder = existsSync(join(named, 'encoder.yaml')) ? named : nameOrFolder;
   const path = join(folder, 'encoder.yaml');
   const text = await readFile(path, 'utf8').catch(() => {
-    throw new EncoderError(`encoder "${nameOrFolder}": neither encoders/${nameOrFolder} nor the folder ${folder} holds an encoder.yaml`);
+    throw new EncoderError(
+      `encoder "${nameOrFolder}": neither encoders/${nameOrFolder} nor the folder ${folder} holds an encoder.yaml`,
+    );
   });
   const parsed = encoderManifestSchema.safeParse(parse(text, { maxAliasCount: 10 }));
   if (!parsed.success) {
@@ -62,12 +73,19 @@ async function featureEncoder(
         );
       }
       // Silence is the floor of the features.
-      const input = new Float32Array(hops * found.bins).fill((Math.log(features.floor) - normalize.mean) / normalize.scale);
-      for (let at = 0; at < found.data.length; at++) input[at] = ((found.data[at] as number) - normalize.mean) / normalize.scale;
-      const outputs = await session.run({ features: new ort.Tensor('float32', input, [1, hops, found.bins]) });
+      const input = new Float32Array(hops * found.bins).fill(
+        (Math.log(features.floor) - normalize.mean) / normalize.scale,
+      );
+      for (let at = 0; at < found.data.length; at++)
+        input[at] = ((found.data[at] as number) - normalize.mean) / normalize.scale;
+      const outputs = await session.run({
+        features: new ort.Tensor('float32', input, [1, hops, found.bins]),
+      });
       const embeddings = outputs.embeddings?.data;
       if (!(embeddings instanceof Float32Array) || embeddings.length !== tokens * width) {
-        throw new EncoderError(`${path}: gives no embeddings of ${tokens} x ${width}, as its manifest promises`);
+        throw new EncoderError(
+          `${path}: gives no embeddings of ${tokens} x ${width}, as its manifest promises`,
+        );
       }
       return float32([tokens, width], embeddings.slice());
     },

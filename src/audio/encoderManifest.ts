@@ -61,7 +61,11 @@ export const encoderManifestSchema = z.discriminatedUnion('kind', [
 export type EncoderManifest = z.infer<typeof encoderManifestSchema>;
 
 /** A session for a model that came from somewhere: external data is refused by giving bytes, not a path. */
-export async function createSession(bytes: Uint8Array, where: string, threads: number): Promise<ort.InferenceSession> {
+export async function createSession(
+  bytes: Uint8Array,
+  where: string,
+  threads: number,
+): Promise<ort.InferenceSession> {
   try {
     return await ort.InferenceSession.create(bytes, {
       intraOpNumThreads: threads,
@@ -70,6 +74,8 @@ export async function createSession(bytes: Uint8Array, where: string, threads: n
       logSeverityLevel: 3,
     });
   } catch (error) {
-    throw new EncoderError(`${where}: not a model that ONNX Runtime runs (${error instanceof Error ? error.message : error})`);
+    throw new EncoderError(
+      `${where}: not a model that ONNX Runtime runs (${error instanceof Error ? error.message : error})`,
+    );
   }
 }

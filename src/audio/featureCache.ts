@@ -1,9 +1,8 @@
 /** Embeddings of clips, computed once: a cache keyed by the audio, the encoder and this code's version. */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { writeFileAtomic } from '../config/writeFile.ts';
 import type { Encoder } from './encoderManifest.ts';
 import { readWaveform, type Waveform } from './waveform.ts';
 
@@ -14,7 +13,11 @@ const version = 1;
 const magic = 0x704b4643;
 
 /** A clip's embeddings, from the cache or computed. An entry that is damaged is computed anew. */
-export async function encodeCached(encoder: Encoder, waveform: Waveform, cacheFolder: string): Promise<Embeddings> {
+export async function encodeCached(
+  encoder: Encoder,
+  waveform: Waveform,
+  cacheFolder: string,
+): Promise<Embeddings> {
   const { samples, sampleRate } = waveform;
   const key = createHash('sha256')
     .update(`${version} ${sampleRate} ${encoder.fingerprint} `)
@@ -25,8 +28,15 @@ export async function encodeCached(encoder: Encoder, waveform: Waveform, cacheFo
   if (known !== undefined) return known;
   const made = await encoder.encode(waveform);
   await mkdir(join(cacheFolder, key.slice(0, 2)), { recursive: true });
-  await writeFileAtomic(path, entryOf(made));
+  await writeEntry(path, entryOf(made));
   return made;
+}
+
+/** Renamed into place but not flushed: a torn entry is seen by its hash and computed anew. */
+async function writeEntry(path: string, bytes: Uint8Array): Promise<void> {
+  const aside = `${path}.tmp-${process.pid}`;
+  await writeFile(aside, bytes);
+  await rename(aside, path);
 }
 
 function entryOf({ shape, data }: Embeddings): Uint8Array {

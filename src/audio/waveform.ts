@@ -40,33 +40,55 @@ export async function readWaveform(path: string): Promise<Waveform> {
  * @param where names the source in errors
  */
 export function decodeWav(bytes: Uint8Array, where: string): Waveform {
-  const { channels, sampleRate } = checkWav(bytes, where);
-  let interleaved: Float64Array;
-  let [offset, fullScale] = [0, 1];
-  try {
-    const wav = new wavefile.WaveFile(bytes);
-    // Compressed formats become 16-bit PCM.
-    if (wav.bitDepth === '4') wav.fromIMAADPCM();
-    else if (wav.bitDepth === '8a') wav.fromALaw();
-    else if (wav.bitDepth === '8m') wav.fromMuLaw();
-    interleaved = wav.getSamples(true, Float64Array as never) as unknown as Float64Array;
-    [offset, fullScale] = pcmScale(wav.bitDepth);
-  } catch (error) {
-    throw new AudioError(
-      `${where}: not a WAV file that can be decoded (${error instanceof Error ? error.message : error})`,
-    );
-  }
+  const format = checkWav(bytes, where);
+  const { channels, sampleRate } = format;
+  const { interleaved, offset, fullScale } = format.plainPcm16
+    ? readPcm16(bytes, format)
+    : decodeByLibrary(bytes, where);
   const length = Math.floor(interleaved.length / channels);
   const samples = new Float32Array(length);
   for (let at = 0; at < length; at++) {
     let total = 0;
     for (let channel = 0; channel < channels; channel++)
       total += interleaved[at * channels + channel] as number;
-    samples[at] = (total / channels - offset) / fullScale;
-    if (!Number.isFinite(samples[at])) throw new AudioError(`${where}: sample ${at} is not a finite number`);
+    const sample = (total / channels - offset) / fullScale;
+    if (!Number.isFinite(sample)) throw new AudioError(`${where}: sample ${at} is not a finite number`);
+    samples[at] = sample;
   }
   if (length === 0) throw new AudioError(`${where}: holds no samples`);
   return { samples, sampleRate };
+}
+
+interface Interleaved {
+  readonly interleaved: ArrayLike<number>;
+  /** Middle and full scale of the numbers. */
+  readonly offset: number;
+  readonly fullScale: number;
+}
+
+/** The common case, ten times as fast as the library. */
+function readPcm16(bytes: Uint8Array, { dataStart, dataBytes }: WavFormat): Interleaved {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + dataStart, dataBytes);
+  const interleaved = new Int16Array(dataBytes >> 1);
+  for (let at = 0; at < interleaved.length; at++) interleaved[at] = view.getInt16(2 * at, true);
+  return { interleaved, offset: 0, fullScale: 32_768 };
+}
+
+function decodeByLibrary(bytes: Uint8Array, where: string): Interleaved {
+  try {
+    const wav = new wavefile.WaveFile(bytes);
+    // Compressed formats become 16-bit PCM.
+    if (wav.bitDepth === '4') wav.fromIMAADPCM();
+    else if (wav.bitDepth === '8a') wav.fromALaw();
+    else if (wav.bitDepth === '8m') wav.fromMuLaw();
+    const interleaved = wav.getSamples(true, Float64Array as never) as unknown as Float64Array;
+    const [offset, fullScale] = pcmScale(wav.bitDepth);
+    return { interleaved, offset, fullScale };
+  } catch (error) {
+    throw new AudioError(
+      `${where}: not a WAV file that can be decoded (${error instanceof Error ? error.message : error})`,
+    );
+  }
 }
 
 /** Middle and full scale of a sample format; 8-bit samples are unsigned. */
@@ -78,8 +100,16 @@ function pcmScale(bitDepth: string): [offset: number, fullScale: number] {
   return [0, 2 ** (bits - 1)];
 }
 
+interface WavFormat {
+  readonly channels: number;
+  readonly sampleRate: number;
+  readonly plainPcm16: boolean;
+  readonly dataStart: number;
+  readonly dataBytes: number;
+}
+
 /** Walks the chunks before anything is allocated: what the header claims must be in the file. */
-function checkWav(bytes: Uint8Array, where: string): { channels: number; sampleRate: number } {
+function checkWav(bytes: Uint8Array, where: string): WavFormat {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const tag = (at: number) => String.fromCharCode(...bytes.subarray(at, at + 4));
   if (bytes.length < 12 || !['RIFF', 'RIFX', 'RF64'].includes(tag(0)) || tag(8) !== 'WAVE') {
@@ -87,7 +117,7 @@ function checkWav(bytes: Uint8Array, where: string): { channels: number; sampleR
   }
   if (tag(0) !== 'RIFF')
     throw new AudioError(`${where}: ${tag(0)} files are not read; convert it to plain WAV`);
-  let format: { channels: number; sampleRate: number; blockBytes: number } | undefined;
+  let format: { channels: number; sampleRate: number; blockBytes: number; plainPcm16: boolean } | undefined;
   for (let at = 12; at + 8 <= bytes.length; ) {
     const size = view.getUint32(at + 4, true);
     const body = at + 8;
@@ -98,6 +128,7 @@ function checkWav(bytes: Uint8Array, where: string): { channels: number; sampleR
         channels: view.getUint16(body + 2, true),
         sampleRate: view.getUint32(body + 4, true),
         blockBytes: view.getUint16(body + 12, true),
+        plainPcm16: view.getUint16(body, true) === 1 && view.getUint16(body + 14, true) === 16,
       };
     }
     if (tag(at) === 'data') {
@@ -125,7 +156,8 @@ function checkWav(bytes: Uint8Array, where: string): { channels: number; sampleR
       if (seconds > limits.seconds) {
         throw new AudioError(`${where}: ${seconds.toFixed(0)} s long, at most ${limits.seconds} s are read`);
       }
-      return { channels, sampleRate };
+      const dataBytes = Math.min(present, size) & ~1;
+      return { channels, sampleRate, plainPcm16: format.plainPcm16, dataStart: body, dataBytes };
     }
     at = body + size + (size % 2);
   }
