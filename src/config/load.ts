@@ -37,10 +37,15 @@ export async function loadExperiment(
 
 /**
  * Loads any other YAML file.
+ * @param overrides `path.to.field=value`, applied in order
  * @throws ConfigError listing every problem with file, line and column
  */
-export async function loadYaml<S extends z.ZodType>(path: string, schema: S): Promise<z.output<S>> {
-  return validate(schema, await readTree(path));
+export async function loadYaml<S extends z.ZodType>(
+  path: string,
+  schema: S,
+  overrides: readonly string[] = [],
+): Promise<z.output<S>> {
+  return validate(schema, applyOverrides(schema, await readTree(path), overrides));
 }
 
 /** The experiment as YAML with every default written out. Loading it gives the same experiment. */
