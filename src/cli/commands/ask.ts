@@ -1,0 +1,41 @@
+import { join } from 'node:path';
+import { defineCommand } from 'citty';
+import { loadExperiment } from '../../config/load.ts';
+import { askClip } from '../../train/ask.ts';
+import { sanitize } from '../terminal/sanitize.ts';
+import { formatTable } from '../terminal/table.ts';
+
+export const ask = defineCommand({
+  meta: {
+    name: 'ask',
+    description: 'Ask a trained audio-LLM about a WAV file',
+  },
+  args: {
+    clip: { type: 'positional', description: 'A WAV file', required: true },
+    question: { type: 'positional', description: 'The question', required: true },
+    options: { type: 'string', description: 'Answers to choose from, with commas between them' },
+    run: { type: 'string', description: "The trained run's folder", default: 'runs/default' },
+    json: { type: 'boolean', description: 'Print the answer as JSON on standard output' },
+  },
+  async run({ args }) {
+    const { experiment } = await loadExperiment(join(args.run, 'config.yaml'), [
+      `run.dir=${JSON.stringify(args.run)}`,
+    ]);
+    const options = args.options
+      ?.split(',')
+      .map((option) => option.trim())
+      .filter((option) => option !== '');
+    const result = await askClip(experiment, args.clip, args.question, options);
+    if (args.json) process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
+    else {
+      process.stdout.write(`${sanitize(result.answer)}\n`);
+      if (result.options !== null) {
+        const rows = result.options.map(({ option, probability }) => [
+          option,
+          `${(100 * probability).toFixed(1)} %`,
+        ]);
+        process.stdout.write(`\n${formatTable(['option', 'probability'], rows)}\n`);
+      }
+    }
+  },
+});

@@ -1,0 +1,111 @@
+/** Which execution providers of ONNX Runtime really compute on this machine. */
+import { fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { Provider } from '../../engine/onnx/engine.ts';
+import type { Check } from './check.ts';
+
+interface Attempt {
+  readonly ok: boolean;
+  readonly reason: string;
+}
+
+const attemptLimitMs = 60_000;
+
+/** SwiftShader, a GPU in software, as Debian's chromium package brings it. */
+const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
+
+/** Runs a tiny program on a provider in a child process. */
+function attempt(provider: Provider, environment: Readonly<Record<string, string>> = {}): Promise<Attempt> {
+  const ending = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+  const child = fork(fileURLToPath(new URL(`./tryProvider.${ending}`, import.meta.url)), [provider], {
+    env: { ...process.env, ...environment },
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  });
+  return new Promise((resolve) => {
+    let answer: Attempt | undefined;
+    const timer = setTimeout(() => {
+      answer ??= { ok: false, reason: `no answer within ${attemptLimitMs / 1000} s` };
+      child.kill('SIGKILL');
+    }, attemptLimitMs);
+    child.on('message', (message) => {
+      const { ok = false, reason = '' } = message as Partial<Attempt>;
+      answer = { ok, reason };
+    });
+    child.on('error', (error) => {
+      answer ??= { ok: false, reason: error.message };
+    });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      resolve(answer ?? { ok: false, reason: `its process ended with ${signal ?? `exit code ${code}`}` });
+    });
+  });
+}
+
+/** CPU, WebGPU and CUDA, each tried. */
+export async function checkProviders(): Promise<Check[]> {
+  // One after the other: each loads a library of its own.
+  return [await checkCpu(), await checkWebGpu(), await checkCuda()];
+}
+
+async function checkCpu(): Promise<Check> {
+  const { ok, reason } = await attempt('cpu');
+  if (ok) return { what: 'provider cpu', status: 'ok', found: 'works', advice: '' };
+  const advice = `ONNX Runtime does not run: ${short(reason)}. Install again: npm ci`;
+  return { what: 'provider cpu', status: 'missing', found: 'fails', advice };
+}
+
+async function checkWebGpu(): Promise<Check> {
+  const what = 'provider webgpu';
+  const asIs = await attempt('webgpu');
+  if (asIs.ok) {
+    const found = isSoftware(process.env['VK_ICD_FILENAMES']) ? 'works on a software device' : 'works';
+    return { what, status: 'ok', found, advice: '--set engine.provider=webgpu' };
+  }
+  if (existsSync(softwareDevice)) {
+    const environment = {
+      VK_ICD_FILENAMES: softwareDevice,
+      XDG_RUNTIME_DIR: process.env['XDG_RUNTIME_DIR'] ?? tmpdir(),
+    };
+    if ((await attempt('webgpu', environment)).ok) {
+      const setting = Object.entries(environment)
+        .map(([name, value]) => `${name}=${value}`)
+        .join(' ');
+      const advice = `no GPU driver is found; to try the GPU path slowly: ${setting} palkit ...`;
+      return { what, status: 'ok', found: 'software device', advice };
+    }
+  }
+  const advice = `needs a GPU with a Vulkan, Metal or D3D12 driver (${short(asIs.reason)})`;
+  return { what, status: 'optional', found: 'no device', advice };
+}
+
+const isSoftware = (drivers: string | undefined) => /swiftshader|lvp/.test(drivers ?? '');
+
+async function checkCuda(): Promise<Check> {
+  const what = 'provider cuda';
+  const { ok, reason } = await attempt('cuda');
+  if (ok) return { what, status: 'ok', found: 'works', advice: '--set engine.provider=cuda' };
+  const absent = /shared library|not bundled|backend not found/i.test(reason);
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    return {
+      what,
+      status: 'optional',
+      found: 'not on this system',
+      advice: 'ONNX Runtime has it for Linux on x64',
+    };
+  }
+  const advice = absent
+    ? 'with an NVIDIA GPU, CUDA 12 and cuDNN 9: ONNXRUNTIME_NODE_INSTALL=true npm rebuild onnxruntime-node'
+    : `the libraries are there, the GPU does not answer: ${short(reason)}`;
+  return { what, status: 'optional', found: absent ? 'libraries not installed' : 'fails', advice };
+}
+
+/** The part of a library's message that says something. */
+function short(reason: string): string {
+  const [line = ''] = reason.split('\n');
+  const told = line
+    .replace(/^.*was false\. /, '')
+    .replace(/^ONNX Runtime \(\w+\) does not take the program: /, '');
+  return told.length > 160 ? `${told.slice(0, 160)}...` : told;
+}

@@ -1,0 +1,27 @@
+/**
+ * Multiplies two matrices on a provider, in a process of its own: `node tryProvider.js webgpu`. A GPU provider that
+ * fails can take the whole process with it.
+ */
+import { plain } from '../../engine/engine.ts';
+import { onnxEngine, type Provider } from '../../engine/onnx/engine.ts';
+import { matmul } from '../../tensor/operations.ts';
+import { float32 } from '../../tensor/tensor.ts';
+import { trace } from '../../tensor/trace.ts';
+
+const shape = [2, 2] as const;
+const engine = onnxEngine({ provider: process.argv[2] as Provider });
+try {
+  const inputs = { a: { dtype: 'float32', shape }, b: { dtype: 'float32', shape } } as const;
+  const program = await engine.compile(trace(inputs, ({ a, b }) => ({ product: matmul(a, b) })));
+  const matrix = float32(shape, new Float32Array([1, 2, 3, 4]));
+  const { data } = plain(await program.run({ a: matrix, b: matrix }), 'product');
+  const product = Array.from(data, Number);
+  const right = [7, 10, 15, 22].every((value, index) => Math.abs(value - (product[index] ?? 0)) < 1e-3);
+  process.send?.(
+    right ? { ok: true } : { ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` },
+  );
+} catch (error) {
+  process.send?.({ ok: false, reason: error instanceof Error ? error.message : String(error) });
+} finally {
+  await engine.dispose();
+}

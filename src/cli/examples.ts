@@ -1,0 +1,26 @@
+/** What `--help` shows under EXAMPLES, by command. */
+export const examples: Readonly<Record<string, readonly string[]>> = {
+  train: [
+    'palkit train configs/default.yaml',
+    'palkit train configs/prefix.yaml --set seed=8 --set run.dir=runs/prefix-8',
+    'palkit train configs/default.yaml --set train.maxSteps=20 --no-eval',
+  ],
+  eval: [
+    'palkit eval runs/default',
+    'palkit eval runs/default --split validation --json',
+    'palkit eval configs/prefix.yaml --limit 100',
+  ],
+  ask: [
+    'palkit ask clip.wav "What do you hear?"',
+    'palkit ask clip.wav "Which sound comes first?" --options "bell, drum, siren"',
+    'palkit ask clip.wav "Is there a bell?" --options "yes, no" --run runs/prefix --json',
+  ],
+  data: ['palkit data list', 'palkit data build sound-world'],
+  'data list': ['palkit data list', 'palkit data list --json'],
+  'data build': [
+    'palkit data build sound-world --dir data/sound-world',
+    'palkit data build sound-world --set settings.seed=2 --dir data/other-world',
+    'palkit data build spoken-prompts',
+  ],
+  doctor: ['palkit doctor', 'palkit doctor --json'],
+};
