@@ -27,7 +27,9 @@ export type DatasetManifest = z.infer<typeof datasetSchema>;
 export async function readDatasetManifest(name: string): Promise<DatasetManifest> {
   const path = locate(`datasets/${name}.yaml`);
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new ManifestError(`data.dataset: "${name}": ${path} cannot be read (${error.code}); \`palkit data list\` shows what there is`);
+    throw new ManifestError(
+      `data.dataset: "${name}": ${path} cannot be read (${error.code}); \`palkit data list\` shows what there is`,
+    );
   });
   const parsed = datasetSchema.safeParse(parse(text, { maxAliasCount: 10 }));
   if (parsed.success) return parsed.data;
@@ -47,7 +49,9 @@ export async function ensureDataset(
   if (existsSync(join(folder, 'dataset.json'))) return;
   const { builder, settings } = await readDatasetManifest(name);
   if (builder !== 'sound-world') {
-    throw new ManifestError(`data.dir: ${folder} holds no dataset; build it: palkit data build ${name} --dir ${folder}`);
+    throw new ManifestError(
+      `data.dir: ${folder} holds no dataset; build it: palkit data build ${name} --dir ${folder}`,
+    );
   }
   await buildSoundWorld(folder, settings as Parameters<typeof buildSoundWorld>[1], onProgress);
 }

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { readWaveform } from '../audio/waveform.ts';
 import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
-import { generate } from '../pal/generate.ts';
 import { scoreChoices } from '../eval/choice.ts';
+import { generate } from '../pal/generate.ts';
 import { answerIds, promptIds } from '../pal/prompt.ts';
 import { loadModel } from './modelFolder.ts';
 import { assemble, loadEncoders, makeEngine } from './setup.ts';
@@ -33,12 +33,19 @@ export async function askClip(
     const { model, llm, parameters } = await loadModel(join(experiment.run.dir, 'model'), (loaded, frames) =>
       assemble(experiment, loaded, encoders, frames),
     );
-    const heard = [...encoders].map(async ([name, encoder]) => [name, await encoder.encode(waveform)] as const);
+    const heard = [...encoders].map(
+      async ([name, encoder]) => [name, await encoder.encode(waveform)] as const,
+    );
     const clip = new Map(await Promise.all(heard));
     const { tokenizer } = llm;
     const prompt = promptIds(experiment.prompt, tokenizer, llm.config.bosTokenId, { question, options });
     if (options !== undefined) {
-      const item = { id: clipPath, promptIds: prompt.ids, options: options.map((option) => answerIds(tokenizer, option)), clip };
+      const item = {
+        id: clipPath,
+        promptIds: prompt.ids,
+        options: options.map((option) => answerIds(tokenizer, option)),
+        clip,
+      };
       const [scores = []] = await scoreChoices([item], { engine, model, parameters, batchSize: 8 });
       const top = Math.max(...scores);
       const weights = scores.map((score) => Math.exp(score - top));
@@ -56,7 +63,9 @@ export async function askClip(
       rows: [{ id: clipPath, ids: prompt.ids, clip }],
       maxNewTokens,
       decoding:
-        decoding === 'greedy' ? { decoding } : { decoding, temperature, random: random(experiment.seed, 'ask', question) },
+        decoding === 'greedy'
+          ? { decoding }
+          : { decoding, temperature, random: random(experiment.seed, 'ask', question) },
     });
     return { question, answer: tokenizer.decode(ids).trim(), options: null };
   } finally {

@@ -45,7 +45,10 @@ export interface Checkpoint {
 }
 
 const manifestSchema = z.strictObject({
-  files: z.record(z.string().regex(/^[\w.]+$/), z.strictObject({ bytes: z.int().min(0), sha256: z.string() })),
+  files: z.record(
+    z.string().regex(/^[\w.]+$/),
+    z.strictObject({ bytes: z.int().min(0), sha256: z.string() }),
+  ),
 });
 
 /** `step-000120` */
@@ -69,8 +72,14 @@ export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, kee
   try {
     await mkdir(aside, { recursive: true });
     for (const [file, bytes] of Object.entries(files)) await writeFlushed(join(aside, file), bytes);
-    const entries = Object.entries(files).map(([file, bytes]) => [file, { bytes: bytes.length, sha256: sha256(bytes) }]);
-    await writeFlushed(join(aside, 'MANIFEST.json'), `${JSON.stringify({ files: Object.fromEntries(entries) }, null, 2)}\n`);
+    const entries = Object.entries(files).map(([file, bytes]) => [
+      file,
+      { bytes: bytes.length, sha256: sha256(bytes) },
+    ]);
+    await writeFlushed(
+      join(aside, 'MANIFEST.json'),
+      `${JSON.stringify({ files: Object.fromEntries(entries) }, null, 2)}\n`,
+    );
     await flushFolder(aside);
     await rm(target, { recursive: true, force: true });
     await rename(aside, target);
@@ -147,13 +156,17 @@ export async function readCheckpoint(folder: string): Promise<Checkpoint> {
     const bytes = await read(file);
     const entry = files[file];
     if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256(bytes)) {
-      throw new CheckpointError(`${join(folder, file)} is not the file that was written (${bytes.length} bytes)`);
+      throw new CheckpointError(
+        `${join(folder, file)} is not the file that was written (${bytes.length} bytes)`,
+      );
     }
     contents.set(file, bytes);
   }
   const tensorsOf = (file: string): ParameterTensors => {
     const { tensors } = parseSafetensors(contents.get(file) as Buffer, join(folder, file));
-    return new Map([...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]));
+    return new Map(
+      [...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]),
+    );
   };
   return {
     progress: parse(stateSchema, contents.get('state.json') as Buffer, 'state.json'),

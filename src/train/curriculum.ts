@@ -49,12 +49,15 @@ export function stageExamples(stage: Stage, examples: readonly Example[]): Examp
   const known = new Set(examples.map((example) => example.category));
   const unknown = categories?.find((category) => !known.has(category));
   if (unknown !== undefined) {
-    throw new RunError(`train.stages "${stage.name}": no category "${unknown}"; there are ${[...known].sort().join(', ')}`);
+    throw new RunError(
+      `train.stages "${stage.name}": no category "${unknown}"; there are ${[...known].sort().join(', ')}`,
+    );
   }
   const chosen = examples.filter(
     ({ category, kind }) => (categories?.includes(category) ?? true) && (kinds?.includes(kind) ?? true),
   );
-  if (chosen.length === 0) throw new RunError(`train.stages "${stage.name}": its data filter leaves no example`);
+  if (chosen.length === 0)
+    throw new RunError(`train.stages "${stage.name}": its data filter leaves no example`);
   return chosen;
 }
 
@@ -77,7 +80,9 @@ export function trainingRow(
 /** Every parameter that some stage trains, by stage. @throws RunError for a pattern that matches nothing */
 export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
   const all = [...names];
-  return train.stages.map((stage) => selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`));
+  return train.stages.map((stage) =>
+    selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`),
+  );
 }
 
 /** Runs the curriculum, from the beginning or from a checkpoint. */
@@ -104,7 +109,15 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
   const limit = train.maxSteps ?? Number.POSITIVE_INFINITY;
 
   for (let index = progress.stage; index < train.stages.length && progress.step < limit; index++) {
-    const result = await runStage(curriculum, index, trainable[index] as Set<string>, parameters, progress, moments, ever);
+    const result = await runStage(
+      curriculum,
+      index,
+      trainable[index] as Set<string>,
+      parameters,
+      progress,
+      moments,
+      ever,
+    );
     for (const [name, tensor] of result.parameters) parameters.set(name, tensor);
     progress = result.progress;
     if (result.interrupted) return { parameters, steps: progress.step, finished: false };
@@ -130,7 +143,12 @@ async function runStage(
   start: TrainingProgress,
   startMoments: ParameterTensors,
   ever: ReadonlySet<string>,
-): Promise<{ parameters: ParameterTensors; moments: ParameterTensors; progress: TrainingProgress; interrupted: boolean }> {
+): Promise<{
+  parameters: ParameterTensors;
+  moments: ParameterTensors;
+  progress: TrainingProgress;
+  interrupted: boolean;
+}> {
   const { train, seed } = experiment;
   const stage = train.stages[index] as Stage;
   const rows = stageExamples(stage, examples).map((example) =>
@@ -175,7 +193,9 @@ async function runStage(
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
         if (!(error instanceof NonFiniteError)) throw error;
         const ids = drawn.flat().map((row) => row.id);
-        throw new NonFiniteError(`step ${progress.step + 1}, stage "${stage.name}": ${error.message}. Samples: ${ids.join(', ')}`);
+        throw new NonFiniteError(
+          `step ${progress.step + 1}, stage "${stage.name}": ${error.message}. Samples: ${ids.join(', ')}`,
+        );
       });
       const tokens = window.reduce((total, batch) => total + batch.tokens, 0);
       const stepMs = performance.now() - began;
@@ -189,7 +209,16 @@ async function runStage(
         tokensSeen: progress.tokensSeen + tokens,
       };
       const tokensPerSecond = Math.round((1000 * tokens) / stepMs);
-      log({ step: progress.step, stage: stage.name, loss, learningRate, gradientNorm, tokens, tokensPerSecond, stepMs });
+      log({
+        step: progress.step,
+        stage: stage.name,
+        loss,
+        learningRate,
+        gradientNorm,
+        tokens,
+        tokensPerSecond,
+        stepMs,
+      });
       bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
       stopping = interrupted();
       const ends = progress.stageStep === stage.steps || progress.step === train.maxSteps;

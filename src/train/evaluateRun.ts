@@ -60,7 +60,10 @@ export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate)
   });
   const folder = join(experiment.run.dir, 'eval');
   await mkdir(folder, { recursive: true });
-  await writeFileAtomic(join(folder, `${record.task}.jsonl`), lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+  await writeFileAtomic(
+    join(folder, `${record.task}.jsonl`),
+    lines.map((line) => `${JSON.stringify(line)}\n`).join(''),
+  );
   await writeFileAtomic(join(folder, `${record.task}.json`), `${JSON.stringify(record, null, 2)}\n`);
   return record;
 }
@@ -74,8 +77,12 @@ function silenceFor(
   const encode = async (length: number, sampleRate: number): Promise<ClipFeatures> => {
     const silence = { samples: new Float32Array(length), sampleRate };
     const names = [...new Set(streams.map((stream) => stream.encoder))];
-    const features = await Promise.all(names.map(async (name) => (encoders.get(name) as Encoder).encode(silence)));
-    return new Map(names.map((name, index) => [name, features[index] as Awaited<ReturnType<Encoder['encode']>>]));
+    const features = await Promise.all(
+      names.map(async (name) => (encoders.get(name) as Encoder).encode(silence)),
+    );
+    return new Map(
+      names.map((name, index) => [name, features[index] as Awaited<ReturnType<Encoder['encode']>>]),
+    );
   };
   return async (audio) => {
     const { samples, sampleRate } = await readWaveform(join(data.dir, audio));
@@ -87,7 +94,10 @@ function silenceFor(
 }
 
 /** Evaluates the trained model of a run. */
-export async function runEvaluation(experiment: Experiment, { watch }: { readonly watch: Watch }): Promise<EvaluationRecord> {
+export async function runEvaluation(
+  experiment: Experiment,
+  { watch }: { readonly watch: Watch },
+): Promise<EvaluationRecord> {
   await ensureDataset(experiment.data.dataset, experiment.data.dir, () => undefined);
   const engine = makeEngine(experiment);
   const encoders = await loadEncoders(experiment);

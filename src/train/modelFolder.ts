@@ -3,8 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
-import { checkKeys, type FloatTensor, type LoadedLlm, loadLlm, saveLlm } from '../llm/weights.ts';
 import { readSafetensors, writeSafetensors } from '../llm/safetensors.ts';
+import { checkKeys, type FloatTensor, type LoadedLlm, loadLlm, saveLlm } from '../llm/weights.ts';
 import { type AudioLlm, streamParameters } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { RunError } from './setup.ts';
@@ -22,11 +22,15 @@ export async function saveModel(
   llm: LoadedLlm,
   parameters: ParameterTensors,
 ): Promise<void> {
-  const own = (wanted: boolean) => new Map([...parameters].filter(([name]) => llm.parameters.has(name) === wanted));
+  const own = (wanted: boolean) =>
+    new Map([...parameters].filter(([name]) => llm.parameters.has(name) === wanted));
   await saveLlm(folder, { config: llm.config, parameters: own(true), tokenizer: llm.tokenizer });
   await writeSafetensors(join(folder, 'streams.safetensors'), own(false));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
-  await writeFileAtomic(join(folder, 'audio-llm.json'), `${JSON.stringify({ version: 1, frames }, null, 2)}\n`);
+  await writeFileAtomic(
+    join(folder, 'audio-llm.json'),
+    `${JSON.stringify({ version: 1, frames }, null, 2)}\n`,
+  );
 }
 
 /**
@@ -40,7 +44,9 @@ export async function loadModel(
 ): Promise<{ model: AudioLlm; llm: LoadedLlm; parameters: ParameterTensors }> {
   const path = join(folder, 'audio-llm.json');
   const text = await readFile(path, 'utf8').catch(() => {
-    throw new RunError(`${path}: there is no trained model; \`palkit train\` writes it when the curriculum is done`);
+    throw new RunError(
+      `${path}: there is no trained model; \`palkit train\` writes it when the curriculum is done`,
+    );
   });
   const parsed = schema.safeParse(JSON.parse(text));
   if (!parsed.success) throw new RunError(`${path}: not the description of an audio-LLM`);

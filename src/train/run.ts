@@ -54,10 +54,15 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
   const checkpoints = join(dir, 'checkpoints');
   await mkdir(checkpoints, { recursive: true });
   await writeFileAtomic(join(dir, 'config.yaml'), formatExperiment(experiment));
-  await writeFileAtomic(join(dir, 'environment.json'), `${JSON.stringify(environment(experiment), null, 2)}\n`);
+  await writeFileAtomic(
+    join(dir, 'environment.json'),
+    `${JSON.stringify(environment(experiment), null, 2)}\n`,
+  );
 
   const building = watch.progress(`building ${experiment.data.dataset}`, 100);
-  await ensureDataset(experiment.data.dataset, experiment.data.dir, (fraction) => building.update(Math.round(100 * fraction)));
+  await ensureDataset(experiment.data.dataset, experiment.data.dir, (fraction) =>
+    building.update(Math.round(100 * fraction)),
+  );
   building.stop();
   const trainingExamples = await readSplit(experiment.data.dir, 'train');
   const evaluationExamples = await readSplit(experiment.data.dir, experiment.eval.split);
@@ -129,7 +134,9 @@ function mustFit(
   folder: string,
 ): void {
   const ever = new Set(trainableByStage(experiment, initial.keys()).flatMap((names) => [...names]));
-  const expected = new Map([...initial].filter(([name]) => ever.has(name)).map(([name, { shape }]) => [name, shape]));
+  const expected = new Map(
+    [...initial].filter(([name]) => ever.has(name)).map(([name, { shape }]) => [name, shape]),
+  );
   try {
     checkKeys(parameters, expected, folder);
   } catch (error) {
@@ -153,7 +160,10 @@ function environment({ seed }: Experiment): Record<string, unknown> {
   const onnxruntime = (require('onnxruntime-node/package.json') as { version: string }).version;
   let commit: string | null = null;
   try {
-    commit = execFileSync('git', ['rev-parse', 'HEAD'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+    commit = execFileSync('git', ['rev-parse', 'HEAD'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
   } catch {
     // Not run from a repository.
   }

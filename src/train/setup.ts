@@ -11,7 +11,7 @@ import type { Example } from '../data/manifest.ts';
 import type { Engine } from '../engine/engine.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
-import { loadLlm, type LoadedLlm } from '../llm/weights.ts';
+import { type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import { initialize } from '../pal/connectors.ts';
@@ -136,7 +136,11 @@ export function assemble(
 }
 
 /** Initial parameters: the LLM's, and new ones for the streams that only the seed and their names decide. */
-export function initialParameters(model: AudioLlm, llm: ParameterTensors, seed: number): Map<string, Feature> {
+export function initialParameters(
+  model: AudioLlm,
+  llm: ParameterTensors,
+  seed: number,
+): Map<string, Feature> {
   const all = new Map<string, Feature>([
     ...llm,
     ...initialize(streamParameters(model), (name) => random(seed, 'initial', name)),
@@ -152,11 +156,18 @@ export function initialParameters(model: AudioLlm, llm: ParameterTensors, seed: 
  * The parameters that glob patterns choose.
  * @throws RunError for a pattern that matches nothing
  */
-export function selectParameters(patterns: readonly string[], names: Iterable<string>, where: string): Set<string> {
+export function selectParameters(
+  patterns: readonly string[],
+  names: Iterable<string>,
+  where: string,
+): Set<string> {
   const all = [...names];
   const chosen = new Set<string>();
   for (const pattern of patterns) {
-    const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*').replaceAll('?', '.');
+    const escaped = pattern
+      .replace(/[.+^${}()|[\]\\]/g, '\\$&')
+      .replaceAll('*', '.*')
+      .replaceAll('?', '.');
     const matches = all.filter((name) => new RegExp(`^${escaped}$`).test(name));
     if (matches.length === 0) {
       const roots = [...new Set(all.map((name) => name.split('.').slice(0, 2).join('.')))].slice(0, 12);
@@ -171,5 +182,7 @@ export function selectParameters(patterns: readonly string[], names: Iterable<st
 export function configHash(experiment: Experiment): string {
   const { run: _, eval: __, name: ___, train, ...rest } = experiment;
   const { maxSteps: ____, checkpoint: _____, ...training } = train;
-  return createHash('sha256').update(JSON.stringify({ ...rest, train: training })).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify({ ...rest, train: training }))
+    .digest('hex');
 }
