@@ -1,0 +1,70 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+
+interface Step {
+  readonly gradients: Record<string, number[]>;
+  readonly losses: number[];
+  readonly parameters: Record<string, number[]>;
+}
+
+/** Debian's chromium package ships a Vulkan device in software. */
+const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
+
+function runStep(provider: string): Step | string {
+  const software = existsSync(softwareDevice) && process.env.VK_ICD_FILENAMES === undefined;
+  const child = spawnSync(
+    process.execPath,
+    ['node_modules/tsx/dist/cli.mjs', 'test/engine/trainingStep.ts', provider],
+    {
+      encoding: 'utf8',
+      maxBuffer: 2 ** 28,
+      timeout: 110_000,
+      env: {
+        ...process.env,
+        XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? mkdtempSync(join(tmpdir(), 'palkit-')),
+        ...(software && { VK_ICD_FILENAMES: softwareDevice }),
+      },
+    },
+  );
+  return child.status === 0
+    ? (JSON.parse(child.stdout) as Step)
+    : `${child.stderr}`.trim().split('\n').at(-1) || 'no device';
+}
+
+/** Distance of two vectors relative to the length of the first. */
+function relative(a: readonly number[], b: readonly number[]): number {
+  const norm = (values: readonly number[]) =>
+    Math.sqrt(values.reduce((total, value) => total + value * value, 0));
+  return norm(a.map((value, at) => value - (b[at] as number))) / Math.max(norm(a), 1e-12);
+}
+
+describe('a training step on webgpu', () => {
+  const found = runStep('webgpu');
+  if (typeof found === 'string') {
+    console.warn(`webgpu is skipped: ${found}`);
+    it.skip(`no WebGPU device here (${found}); on Debian, apt-get install chromium libvulkan1 gives one in software`, () =>
+      undefined);
+    return;
+  }
+  const cpu = runStep('cpu') as Step;
+
+  it('gives the loss and the gradients of the cpu to 1e-3', () => {
+    expect(Object.keys(found.gradients)).toEqual(Object.keys(cpu.gradients));
+    const deviations = Object.entries(cpu.gradients).map(([name, values]) =>
+      relative(values, found.gradients[name] as number[]),
+    );
+    expect(Math.max(...deviations)).toBeLessThan(1e-3);
+    expect(deviations.length).toBeGreaterThan(50);
+  });
+
+  it('keeps parameters and moments on the device over several steps', () => {
+    for (const [step, loss] of cpu.losses.entries()) expect(found.losses[step]).toBeCloseTo(loss, 3);
+    expect(cpu.losses[2]).toBeLessThan(cpu.losses[0] as number);
+    for (const [name, values] of Object.entries(cpu.parameters)) {
+      expect(relative(values, found.parameters[name] as number[])).toBeLessThan(1e-2);
+    }
+  });
+});
