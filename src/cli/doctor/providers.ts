@@ -60,13 +60,13 @@ async function checkWebGpu(): Promise<Check> {
   const what = 'provider webgpu';
   const asIs = await attempt('webgpu');
   if (asIs.ok) {
-    const found = isSoftware(process.env['VK_ICD_FILENAMES']) ? 'works on a software device' : 'works';
+    const found = isSoftware(process.env.VK_ICD_FILENAMES) ? 'works on a software device' : 'works';
     return { what, status: 'ok', found, advice: '--set engine.provider=webgpu' };
   }
   if (existsSync(softwareDevice)) {
     const environment = {
       VK_ICD_FILENAMES: softwareDevice,
-      XDG_RUNTIME_DIR: process.env['XDG_RUNTIME_DIR'] ?? tmpdir(),
+      XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),
     };
     if ((await attempt('webgpu', environment)).ok) {
       const setting = Object.entries(environment)
