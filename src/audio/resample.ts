@@ -1,4 +1,4 @@
-/** Sample rate conversion by a windowed sinc. */
+/** Sample rate conversion by a windowed sinc, one filter per phase. */
 import type { Waveform } from './waveform.ts';
 
 const zeroCrossings = 24;
@@ -8,26 +8,37 @@ const kaiserBeta = 9;
 export function resample(waveform: Waveform, sampleRate: number): Waveform {
   if (waveform.sampleRate === sampleRate) return waveform;
   const { samples } = waveform;
-  const ratio = sampleRate / waveform.sampleRate;
-  const cutoff = 0.95 * Math.min(1, ratio);
-  const halfWidth = zeroCrossings / cutoff;
-  const length = Math.round(samples.length * ratio);
+  const divisor = greatestCommonDivisor(waveform.sampleRate, sampleRate);
+  const [up, down] = [sampleRate / divisor, waveform.sampleRate / divisor];
+  const filters = phaseFilters(up, down);
+  const reach = (filters[0]?.length ?? 1) >> 1;
+  const length = Math.ceil((samples.length * up) / down);
   const result = new Float32Array(length);
-  const scale = 1 / bessel(kaiserBeta);
   for (let at = 0; at < length; at++) {
-    const center = at / ratio;
-    const first = Math.max(0, Math.ceil(center - halfWidth));
-    const last = Math.min(samples.length - 1, Math.floor(center + halfWidth));
+    const position = at * down;
+    const filter = filters[position % up] as Float64Array;
+    const first = Math.floor(position / up) - reach + 1;
     let total = 0;
-    for (let index = first; index <= last; index++) {
-      const distance = index - center;
-      const edge = distance / halfWidth;
-      const window = bessel(kaiserBeta * Math.sqrt(Math.max(0, 1 - edge * edge))) * scale;
-      total += (samples[index] as number) * cutoff * sinc(cutoff * distance) * window;
+    for (let tap = Math.max(0, -first); tap < filter.length && first + tap < samples.length; tap++) {
+      total += (filter[tap] as number) * (samples[first + tap] as number);
     }
     result[at] = total;
   }
   return { samples: result, sampleRate };
+}
+
+/** For every fractional position of an output sample between two input samples, the weights around it. */
+function phaseFilters(up: number, down: number): Float64Array[] {
+  const cutoff = 0.95 * Math.min(1, up / down);
+  const reach = Math.ceil(zeroCrossings / cutoff);
+  const scale = cutoff / bessel(kaiserBeta);
+  return Array.from({ length: up }, (_, phase) =>
+    Float64Array.from({ length: 2 * reach }, (_tap, tap) => {
+      const distance = tap - reach + 1 - phase / up;
+      const edge = Math.min(1, Math.abs(distance / reach));
+      return scale * sinc(cutoff * distance) * bessel(kaiserBeta * Math.sqrt(1 - edge * edge));
+    }),
+  );
 }
 
 function sinc(x: number): number {
@@ -42,4 +53,8 @@ function bessel(x: number): number {
     total += term;
   }
   return total;
+}
+
+function greatestCommonDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
