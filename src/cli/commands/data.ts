@@ -11,6 +11,7 @@ import { didYouMean } from '../../config/nearest.ts';
 import { readDatasetManifest, splits } from '../../data/dataset.ts';
 import type { DatasetSummary } from '../../data/manifest.ts';
 import { buildSoundWorld, soundWorldSettings } from '../../data/soundWorld/build.ts';
+import { buildSpokenPrompts, spokenPromptsSettings } from '../../data/spokenPrompts/build.ts';
 import { repeated } from '../arguments.ts';
 import { UsageError } from '../run.ts';
 import { progressBar } from '../terminal/progress.ts';
@@ -30,6 +31,15 @@ const builders: Readonly<Record<string, (path: string, overrides: readonly strin
     });
     const { settings } = await loadYaml(path, schema, overrides);
     return (folder, onProgress) => buildSoundWorld(folder, settings, onProgress);
+  },
+  'spoken-prompts': async (path, overrides) => {
+    const schema = z.strictObject({
+      ...common,
+      builder: z.literal('spoken-prompts'),
+      settings: spokenPromptsSettings.prefault({}),
+    });
+    const { settings } = await loadYaml(path, schema, overrides);
+    return (folder, onProgress) => buildSpokenPrompts(folder, settings, onProgress);
   },
 };
 

@@ -18,7 +18,7 @@ export const soundWorldSettings = z.strictObject({
   name: z.literal('sound-world').default('sound-world'),
   seed: z.int().default(1),
   splits: z.strictObject({ train: splitSchema, validation: splitSchema, test: splitSchema }).default({
-    train: { rounds: 6, presencePerClass: 30, describe: 320 },
+    train: { rounds: 6, presencePerClass: 50, describe: 320 },
     validation: { rounds: 1, presencePerClass: 5, describe: 20 },
     test: { rounds: 2, presencePerClass: 5, describe: 60 },
   }),
