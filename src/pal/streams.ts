@@ -1,5 +1,7 @@
 /** Streams: how the audio of one encoder reaches the LLM. */
 
+import { ConfigError } from '../config/configError.ts';
+
 export type ConnectorConfig =
   | {
       readonly kind: 'mlp';
@@ -70,14 +72,14 @@ export function audioTokens({ connector, frames }: Stream): number {
 
 /**
  * The layers in which a stream is present, rising.
- * @throws RangeError naming the stream and a layer that the LLM does not have
+ * @throws ConfigError naming the stream and a layer that the LLM does not have
  */
 export function layersOf({ name, integration }: StreamConfig, layerCount: number): number[] {
   const { startLayer = 0, layers } = integration;
   const chosen = layers ?? Array.from({ length: layerCount - startLayer }, (_, index) => startLayer + index);
   const outside = [...chosen, startLayer].find((layer) => layer < 0 || layer >= layerCount);
   if (outside !== undefined) {
-    throw new RangeError(
+    throw new ConfigError(
       `stream "${name}" asks for layer ${outside}; the LLM has layers 0 to ${layerCount - 1}`,
     );
   }
