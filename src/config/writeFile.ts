@@ -1,4 +1,4 @@
-import { open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
@@ -37,4 +37,25 @@ export async function flushFolder(path: string): Promise<void> {
   } finally {
     await folder.close();
   }
+}
+
+/**
+ * Writes a folder so that its final name holds all of it or nothing: `fill` writes into a folder aside, which then
+ * takes the place of whatever was there.
+ * @throws what `fill` or the system throws, after removing the folder aside; the old folder stays as it was
+ */
+export async function writeFolderAtomic(path: string, fill: (aside: string) => Promise<void>): Promise<void> {
+  const aside = `${path}.tmp-${process.pid}`;
+  try {
+    await mkdir(aside, { recursive: true });
+    await fill(aside);
+    await flushFolder(aside);
+    await rm(path, { recursive: true, force: true });
+    await rename(aside, path);
+  } catch (error) {
+    // The first error is the one to tell of.
+    await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+    throw error;
+  }
+  await flushFolder(dirname(path));
 }

@@ -3,10 +3,10 @@
  * file flushed, a manifest with the hash of each file last, and the folder then renamed.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { flushFolder, writeFlushed } from '../config/writeFile.ts';
+import { writeFlushed, writeFolderAtomic } from '../config/writeFile.ts';
 import { parseSafetensors, serializeSafetensors } from '../llm/safetensors.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
@@ -63,29 +63,22 @@ export function checkpointName(step: number): string {
 export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, keep: number): Promise<string> {
   const name = checkpointName(checkpoint.progress.step);
   const target = join(folder, name);
-  const aside = `${target}.tmp-${process.pid}`;
   const files: Record<string, Uint8Array> = {
     'model.safetensors': serializeSafetensors(checkpoint.parameters),
     'optimizer.safetensors': serializeSafetensors(checkpoint.moments),
     'state.json': Buffer.from(`${JSON.stringify(checkpoint.progress, null, 2)}\n`),
   };
   try {
-    await mkdir(aside, { recursive: true });
-    for (const [file, bytes] of Object.entries(files)) await writeFlushed(join(aside, file), bytes);
-    const entries = Object.entries(files).map(([file, bytes]) => [
-      file,
-      { bytes: bytes.length, sha256: sha256(bytes) },
-    ]);
-    await writeFlushed(
-      join(aside, 'MANIFEST.json'),
-      `${JSON.stringify({ files: Object.fromEntries(entries) }, null, 2)}\n`,
-    );
-    await flushFolder(aside);
-    await rm(target, { recursive: true, force: true });
-    await rename(aside, target);
-    await flushFolder(folder);
+    await writeFolderAtomic(target, async (aside) => {
+      for (const [file, bytes] of Object.entries(files)) await writeFlushed(join(aside, file), bytes);
+      const entries = Object.entries(files).map(([file, bytes]) => [
+        file,
+        { bytes: bytes.length, sha256: sha256(bytes) },
+      ]);
+      const manifest = { files: Object.fromEntries(entries) };
+      await writeFlushed(join(aside, 'MANIFEST.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+    });
   } catch (error) {
-    await rm(aside, { recursive: true, force: true }).catch(() => undefined);
     const { code } = error as NodeJS.ErrnoException;
     const reason = code === 'ENOSPC' ? 'the disk is full' : String(error);
     const earlier = (await listCheckpoints(folder)).at(-1);

@@ -1,9 +1,9 @@
 /** Builds the embedded dataset: synthesised clips and balanced questions about them. */
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { encodeWav } from '../../audio/waveform.ts';
-import { flushFolder, writeFlushed } from '../../config/writeFile.ts';
+import { writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
 import { countByCategory, type DatasetSummary, type Example, writeManifest } from '../manifest.ts';
 import { clipsOf, examplesOf } from './questions.ts';
 import { renderScene } from './scenes.ts';
@@ -45,10 +45,9 @@ export async function buildSoundWorld(
     clips: clipsOf(resolved.seed, split, own),
   }));
   const total = splits.reduce((count, { clips }) => count + clips.length, 0);
-  const aside = `${folder}.tmp-${process.pid}`;
   const counts: Record<string, Record<string, number>> = {};
   let done = 0;
-  try {
+  await writeFolderAtomic(folder, async (aside) => {
     for (const { split, clips } of splits) {
       await mkdir(join(aside, 'audio', split), { recursive: true });
       const examples: Example[] = [];
@@ -71,13 +70,6 @@ export async function buildSoundWorld(
       audio: 'synthesised, 16 kHz mono, 3 s a clip',
     };
     await writeFlushed(join(aside, 'dataset.json'), `${JSON.stringify(description, null, 2)}\n`);
-    await rm(folder, { recursive: true, force: true });
-    await mkdir(dirname(folder), { recursive: true });
-    await rename(aside, folder);
-    await flushFolder(dirname(folder));
-  } catch (error) {
-    await rm(aside, { recursive: true, force: true });
-    throw error;
-  }
+  });
   return { name: resolved.name, folder, counts };
 }

@@ -1,11 +1,11 @@
 /** Real human voices as an audio-QA set: which language, what is said, how many numbers or letters. */
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { resample } from '../../audio/resample.ts';
 import { decodeWav, encodeWav } from '../../audio/waveform.ts';
 import { type Random, random } from '../../config/random.ts';
-import { flushFolder, writeFlushed } from '../../config/writeFile.ts';
+import { writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
 import {
   countByCategory,
   type DatasetSummary,
@@ -68,10 +68,9 @@ export async function buildSpokenPrompts(
   const { voices, leftOut } = prepare(await readRecordings(resolved.debs), resolved, (fraction) =>
     onProgress(fraction / 2),
   );
-  const aside = `${folder}.tmp-${process.pid}`;
   const counts: Record<string, Record<string, number>> = {};
   const heldOut: Record<string, number> = {};
-  try {
+  await writeFolderAtomic(folder, async (aside) => {
     for (const [index, split] of splitNames.entries()) {
       const own = voices.filter(({ stem }) => splitOf(stem, resolved.seed) === split);
       heldOut[split] = new Set(own.map(({ stem }) => stem)).size;
@@ -103,14 +102,7 @@ export async function buildSpokenPrompts(
       leftOut,
     };
     await writeFlushed(join(aside, 'dataset.json'), `${JSON.stringify(description, null, 2)}\n`);
-    await rm(folder, { recursive: true, force: true });
-    await mkdir(dirname(folder), { recursive: true });
-    await rename(aside, folder);
-    await flushFolder(dirname(folder));
-  } catch (error) {
-    await rm(aside, { recursive: true, force: true });
-    throw error;
-  }
+  });
   return { name: resolved.name, folder, counts };
 }
 
