@@ -47,6 +47,7 @@ export const train = defineCommand({
       });
       if (!finished) {
         watch.note(`stopped and saved after step ${steps}; the same command goes on from there`);
+        if (json) process.stdout.write(`${JSON.stringify({ finished, steps })}\n`);
         return exitCodes.interrupted;
       }
       if (json) process.stdout.write(`${JSON.stringify(record ?? { finished, steps }, null, 2)}\n`);
