@@ -1,0 +1,142 @@
+import { readFileSync } from 'node:fs';
+import { afterAll, describe, expect, it } from 'vitest';
+import { plain } from '../../src/engine/engine.ts';
+import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import { feedForwardOf } from '../../src/ffn/feedForward.ts';
+import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
+import { languageModel, logits } from '../../src/llm/decoder.ts';
+import type { AudioLlm } from '../../src/pal/audioLlm.ts';
+import { generate } from '../../src/pal/generate.ts';
+import { reshape } from '../../src/tensor/operations.ts';
+import { frozen } from '../../src/tensor/parameters.ts';
+import type { Value } from '../../src/tensor/program.ts';
+import { float32, int32 } from '../../src/tensor/tensor.ts';
+import { trace } from '../../src/tensor/trace.ts';
+import { answerBatch, answerObjective } from '../../src/train/loss.ts';
+import { gradientProgram } from '../../src/train/step.ts';
+
+interface Golden {
+  readonly ids: number[][];
+  readonly cases: Record<
+    string,
+    {
+      readonly ropeTheta: number;
+      readonly tied: boolean;
+      readonly logits: number[];
+      readonly loss: number;
+      readonly greedy: number[];
+      readonly gradients: Record<string, { norm: number; every97: number[] }>;
+    }
+  >;
+}
+
+const golden = JSON.parse(readFileSync('test/golden/llama.json', 'utf8')) as Golden;
+const engine = onnxEngine();
+afterAll(() => engine.dispose());
+
+/** The formula of test/golden/llama.py. */
+function fill(name: string, shape: readonly number[]) {
+  const start =
+    [...name].reduce((total, letter, index) => total + (index + 1) * letter.charCodeAt(0), 0) % 1000;
+  const size = shape.reduce((a, b) => a * b, 1);
+  const values = Float32Array.from({ length: size }, (_, index) => {
+    const value = Math.sin(start + 1.7 * index);
+    if (name.includes('norm')) return 1 + 0.2 * value;
+    return name.includes('embed') || name.includes('lm_head')
+      ? value
+      : (value * 1.5) / Math.sqrt(shape.at(-1) as number);
+  });
+  return float32(shape, values);
+}
+
+describe('the decoder against transformers on PyTorch', () => {
+  for (const [name, expected] of Object.entries(golden.cases)) {
+    const llm: LlamaConfig = {
+      hiddenSize: 32,
+      intermediateSize: 48,
+      layers: 3,
+      heads: 4,
+      keyValueHeads: 2,
+      headWidth: 8,
+      vocabularySize: 61,
+      rmsNormEpsilon: 1e-5,
+      ropeTheta: expected.ropeTheta,
+      tieWordEmbeddings: expected.tied,
+      maxPositions: 128,
+      bosTokenId: 0,
+      eosTokenIds: [],
+      padTokenId: null,
+    };
+    const parameters = new Map([...parameterShapes(llm)].map(([key, shape]) => [key, fill(key, shape)]));
+    const feedForward = feedForwardOf({ kind: 'dense' });
+    const model: AudioLlm = {
+      llm,
+      feedForward,
+      streams: [],
+      integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
+      slot: 1,
+    };
+    const { ids } = golden;
+    const [rows, length] = [ids.length, ids[0]?.length as number];
+
+    it(`${name} head: logits`, async () => {
+      const program = trace({ ids: { dtype: 'int32', shape: [rows, length] } }, (inputs) => {
+        const weights = frozen(parameters);
+        const hidden = languageModel(llm, weights, inputs.ids as Value, feedForward);
+        return { logits: logits(llm, weights, reshape(hidden, [rows * length, 32])) };
+      });
+      const executable = await engine.compile(program);
+      const outputs = await executable.run({ ids: int32([rows, length], ids.flat()) });
+      const every7 = Array.from(plain(outputs, 'logits').data as Float32Array).filter(
+        (_, at) => at % 7 === 0,
+      );
+      expect(every7).toHaveLength(expected.logits.length);
+      const scale = Math.max(...expected.logits.map(Math.abs));
+      for (const [at, value] of every7.entries()) {
+        expect(Math.abs(value - (expected.logits[at] as number)) / scale).toBeLessThan(1e-5);
+      }
+    });
+
+    it(`${name} head: loss and gradients`, async () => {
+      const shape = { rows, textRows: length, targets: rows * (length - 1) };
+      const program = gradientProgram({
+        objective: answerObjective(model, shape),
+        trainable: parameters,
+        frozen: new Map(),
+      });
+      const executable = await engine.compile(program);
+      const batch = answerBatch(
+        model,
+        shape,
+        ids.map((row, index) => ({
+          id: String(index),
+          ids: row,
+          clip: undefined,
+          targets: row.slice(1).map((id, position) => ({ position, id })),
+        })),
+      );
+      const outputs = await executable.run({ ...Object.fromEntries(parameters), ...batch.feeds });
+      expect(Number(plain(outputs, 'loss').data[0]) / expected.loss).toBeCloseTo(1, 5);
+      for (const [key, { norm, every97 }] of Object.entries(expected.gradients)) {
+        const gradient = Array.from(plain(outputs, `gradient.${key}`).data as Float32Array);
+        expect(Math.hypot(...gradient) / norm).toBeCloseTo(1, 4);
+        for (const [at, value] of every97.entries()) {
+          expect(Math.abs((gradient[97 * at] as number) - value) / norm).toBeLessThan(1e-5);
+        }
+      }
+    });
+
+    it(`${name} head: 24 greedy tokens with the key-value cache`, async () => {
+      const prompt = { id: 'a', ids: ids[0] as number[], clip: undefined };
+      const [made] = await generate({
+        engine,
+        model,
+        parameters,
+        rows: [prompt],
+        maxNewTokens: 24,
+        decoding: { decoding: 'greedy' },
+      });
+      expect(made).toEqual(expected.greedy);
+    });
+  }
+});
