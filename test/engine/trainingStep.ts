@@ -58,13 +58,12 @@ const state = await trainingState({
 const losses: number[] = [];
 for (let step = 0; step < 3; step++) losses.push((await state.step([batch], 0.001)).loss);
 const numbers = ({ data }: Tensor) => Array.from(data as Float32Array);
-console.log(
-  JSON.stringify({
-    gradients: Object.fromEntries(Object.keys(outputs).map((name) => [name, numbers(plain(outputs, name))])),
-    losses,
-    parameters: Object.fromEntries(
-      [...(await state.parameters())].map(([name, tensor]) => [name, numbers(tensor)]),
-    ),
-  }),
-);
-process.exit(0);
+const result = JSON.stringify({
+  gradients: Object.fromEntries(Object.keys(outputs).map((name) => [name, numbers(plain(outputs, name))])),
+  losses,
+  parameters: Object.fromEntries(
+    [...(await state.parameters())].map(([name, tensor]) => [name, numbers(tensor)]),
+  ),
+});
+// Leaving before the pipe has taken everything would cut the result off.
+process.stdout.write(result, () => process.exit(0));
