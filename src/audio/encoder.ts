@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import * as ort from 'onnxruntime-node';
+import type { InferenceSession } from 'onnxruntime-node';
 import { parse } from 'yaml';
 import { locate } from '../config/locate.ts';
 import { float32 } from '../tensor/tensor.ts';
@@ -13,8 +13,10 @@ import {
   EncoderError,
   type EncoderManifest,
   encoderManifestSchema,
+  mustBeFinite,
+  runModel,
 } from './encoderManifest.ts';
-import { extractFeatures } from './features.ts';
+import { checkFeatures, extractFeatures } from './features.ts';
 import { openWakeWord } from './openWakeWord.ts';
 import { resample } from './resample.ts';
 
@@ -34,7 +36,7 @@ export async function loadEncoder(
       `encoder "${nameOrFolder}": neither encoders/${nameOrFolder} nor the folder ${folder} holds an encoder.yaml`,
     );
   });
-  const parsed = encoderManifestSchema.safeParse(parse(text, { maxAliasCount: 10 }));
+  const parsed = encoderManifestSchema.safeParse(parseYaml(text, path));
   if (!parsed.success) {
     const issues = parsed.error.issues.map((issue) => `  ${issue.path.join('.')}: ${issue.message}`);
     throw new EncoderError(`${path}: not an encoder\n${issues.join('\n')}`);
@@ -46,6 +48,14 @@ export async function loadEncoder(
     : openWakeWord(manifest, hash, threads);
 }
 
+function parseYaml(text: string, path: string): unknown {
+  try {
+    return parse(text, { maxAliasCount: 10 });
+  } catch (error) {
+    throw new EncoderError(`${path}: not YAML: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
 async function featureEncoder(
   manifest: EncoderManifest & { kind: 'features' },
   folder: string,
@@ -53,17 +63,31 @@ async function featureEncoder(
   threads: number,
 ): Promise<Encoder> {
   const { name, width, hops, tokens, features, normalize, sampleRate } = manifest;
+  try {
+    checkFeatures(features, sampleRate);
+  } catch (error) {
+    throw new EncoderError(
+      `${join(folder, 'encoder.yaml')}: features: ${error instanceof Error ? error.message : error}`,
+    );
+  }
   const path = join(folder, manifest.model);
   const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
     throw new EncoderError(`${path}: the encoder's model cannot be read (${error.code})`);
   });
   const session = await createSession(bytes, path, threads);
+  try {
+    mustTake(session, path, hops, features.bins);
+  } catch (error) {
+    await session.release();
+    throw error;
+  }
   return {
     name,
     width,
     framesPerSecond: manifest.framesPerSecond,
     fingerprint: hash.update(bytes).digest('hex'),
     async encode(waveform) {
+      mustBeFinite(waveform);
       const found = extractFeatures(resample(waveform, sampleRate), features);
       if (found.frames > hops) {
         const seconds = (count: number) => ((count * features.hopMs) / 1000).toFixed(2);
@@ -78,17 +102,47 @@ async function featureEncoder(
       );
       for (let at = 0; at < found.data.length; at++)
         input[at] = ((found.data[at] as number) - normalize.mean) / normalize.scale;
-      const outputs = await session.run({
-        features: new ort.Tensor('float32', input, [1, hops, found.bins]),
+      const { data, shape } = await runModel(session, path, {
+        input: 'features',
+        values: input,
+        shape: [1, hops, found.bins],
+        output: 'embeddings',
       });
-      const embeddings = outputs.embeddings?.data;
-      if (!(embeddings instanceof Float32Array) || embeddings.length !== tokens * width) {
+      if (shape.join(' x ') !== `1 x ${tokens} x ${width}`) {
         throw new EncoderError(
-          `${path}: gives no embeddings of ${tokens} x ${width}, as its manifest promises`,
+          `${path}: gives embeddings of ${shape.join(' x ')}, its manifest promises 1 x ${tokens} x ${width}`,
         );
       }
-      return float32([tokens, width], embeddings.slice());
+      return float32([tokens, width], data.slice());
     },
     dispose: () => session.release(),
   };
+}
+
+/** The model's input and output are those that the manifest's kind asks for. */
+function mustTake(session: InferenceSession, path: string, hops: number, bins: number): void {
+  const [input, ...others] = session.inputMetadata;
+  const fits =
+    input?.name === 'features' &&
+    others.length === 0 &&
+    input.isTensor &&
+    input.type === 'float32' &&
+    input.shape.length === 3 &&
+    [1, hops, bins].every((size, axis) => takes(input.shape[axis], size));
+  if (!fits) {
+    const found = session.inputMetadata
+      .map((one) => `${one.name}${one.isTensor ? ` ${one.type} [${one.shape.join(', ')}]` : ''}`)
+      .join('; ');
+    throw new EncoderError(
+      `${path}: takes ${found}; its manifest asks for one input, features float32 [1, ${hops}, ${bins}]`,
+    );
+  }
+  if (!session.outputNames.includes('embeddings')) {
+    throw new EncoderError(`${path}: gives ${session.outputNames.join(', ')}, but no "embeddings"`);
+  }
+}
+
+/** Dimensions without a number, named or not, take any size. */
+function takes(dimension: number | string | undefined, size: number): boolean {
+  return typeof dimension !== 'number' || dimension < 0 || dimension === size;
 }

@@ -1,6 +1,6 @@
 /** Embeddings of clips, computed once: a cache keyed by the audio, the encoder and this code's version. */
-import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { createHash, randomUUID } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { Encoder } from './encoderManifest.ts';
@@ -12,11 +12,15 @@ type Embeddings = Tensor & { dtype: 'float32' };
 const version = 1;
 const magic = 0x704b4643;
 
-/** A clip's embeddings, from the cache or computed. An entry that is damaged is computed anew. */
+/**
+ * A clip's embeddings, from the cache or computed. An entry that is damaged is computed anew.
+ * @param notice hears of damaged entries; by default Node prints a warning
+ */
 export async function encodeCached(
   encoder: Encoder,
   waveform: Waveform,
   cacheFolder: string,
+  notice: (text: string) => void = (text) => process.emitWarning(text),
 ): Promise<Embeddings> {
   const { samples, sampleRate } = waveform;
   const key = createHash('sha256')
@@ -24,8 +28,10 @@ export async function encodeCached(
     .update(new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength))
     .digest('hex');
   const path = join(cacheFolder, key.slice(0, 2), `${key}.bin`);
-  const known = parseEntry(await readFile(path).catch(() => undefined), encoder.width);
+  const entry = await readFile(path).catch(() => undefined);
+  const known = entry && parseEntry(entry, encoder.width);
   if (known !== undefined) return known;
+  if (entry !== undefined) notice(`${path}: this cached entry is damaged and is computed anew`);
   const made = await encoder.encode(waveform);
   await mkdir(join(cacheFolder, key.slice(0, 2)), { recursive: true });
   await writeEntry(path, entryOf(made));
@@ -34,9 +40,15 @@ export async function encodeCached(
 
 /** Renamed into place but not flushed: a torn entry is seen by its hash and computed anew. */
 async function writeEntry(path: string, bytes: Uint8Array): Promise<void> {
-  const aside = `${path}.tmp-${process.pid}`;
-  await writeFile(aside, bytes);
-  await rename(aside, path);
+  // The same clip may be encoded twice at once.
+  const aside = `${path}.tmp-${process.pid}-${randomUUID()}`;
+  try {
+    await writeFile(aside, bytes);
+    await rename(aside, path);
+  } catch (error) {
+    await rm(aside, { force: true });
+    throw error;
+  }
 }
 
 function entryOf({ shape, data }: Embeddings): Uint8Array {
@@ -49,8 +61,8 @@ function entryOf({ shape, data }: Embeddings): Uint8Array {
   return Buffer.concat([header, body]);
 }
 
-function parseEntry(bytes: Buffer | undefined, width: number): Embeddings | undefined {
-  if (bytes === undefined || bytes.length < 44 || bytes.readUInt32LE(0) !== magic) return undefined;
+function parseEntry(bytes: Buffer, width: number): Embeddings | undefined {
+  if (bytes.length < 44 || bytes.readUInt32LE(0) !== magic) return undefined;
   const [frames, found] = [bytes.readUInt32LE(4), bytes.readUInt32LE(8)];
   const body = bytes.subarray(44);
   if (found !== width || body.length !== 4 * frames * width) return undefined;

@@ -7,7 +7,12 @@ const common = {
   windowMs: z.number().positive().default(25),
   hopMs: z.number().positive().default(10),
   /** Power of two, at least the window. */
-  fftSize: z.int().min(16).max(65_536).default(512),
+  fftSize: z
+    .int()
+    .min(16)
+    .max(65_536)
+    .refine((size) => Number.isInteger(Math.log2(size)), 'a power of two')
+    .default(512),
   minHz: z.number().positive(),
   /** Added to the power before the logarithm. */
   floor: z.number().positive().default(1e-10),
@@ -49,18 +54,40 @@ interface Band {
 }
 
 /**
- * Computes the features of a waveform.
- * @throws RangeError when the FFT is shorter than the window, or a band lies above half the sample rate
+ * Whether a configuration can be computed at a sample rate.
+ * @throws RangeError naming the field that is wrong
  */
-export function extractFeatures({ samples, sampleRate }: Waveform, config: FeatureConfig): Features {
-  const windowSamples = Math.round((config.windowMs / 1000) * sampleRate);
-  const hopSamples = Math.round((config.hopMs / 1000) * sampleRate);
-  const { fftSize, floor } = config;
+export function checkFeatures(config: FeatureConfig, sampleRate: number): void {
+  const { windowMs, hopMs, fftSize, minHz } = config;
+  const windowSamples = Math.round((windowMs / 1000) * sampleRate);
+  if (windowSamples < 2) throw new RangeError(`windowMs ${windowMs} is less than two samples`);
+  if (Math.round((hopMs / 1000) * sampleRate) < 1)
+    throw new RangeError(`hopMs ${hopMs} is less than a sample`);
   if (windowSamples > fftSize) {
     throw new RangeError(
       `a window of ${windowSamples} samples does not fit an FFT of ${fftSize}: raise fftSize`,
     );
   }
+  if (config.kind === 'log-mel') {
+    if (config.maxHz > sampleRate / 2)
+      throw new RangeError(`maxHz ${config.maxHz} is above half the sample rate ${sampleRate}`);
+    if (minHz >= config.maxHz) throw new RangeError(`minHz ${minHz} is not below maxHz ${config.maxHz}`);
+  } else if (minHz * 2 ** (config.bins / config.binsPerOctave) > sampleRate / 2) {
+    throw new RangeError(
+      `${config.bins} bins from ${minHz} Hz reach above half the sample rate ${sampleRate}`,
+    );
+  }
+}
+
+/**
+ * Computes the features of a waveform.
+ * @throws RangeError as `checkFeatures` does
+ */
+export function extractFeatures({ samples, sampleRate }: Waveform, config: FeatureConfig): Features {
+  checkFeatures(config, sampleRate);
+  const windowSamples = Math.round((config.windowMs / 1000) * sampleRate);
+  const hopSamples = Math.round((config.hopMs / 1000) * sampleRate);
+  const { fftSize, floor } = config;
   const bands = config.kind === 'log-mel' ? melBands(config, sampleRate) : pitchBands(config, sampleRate);
   const frames = frameCount(samples.length, sampleRate, config);
   const window = Float64Array.from(
@@ -115,9 +142,6 @@ function foldBack(index: number, last: number): number {
 
 /** Triangles that are even on the mel scale, each of height one. */
 function melBands(config: FeatureConfig & { kind: 'log-mel' }, sampleRate: number): Band[] {
-  if (config.maxHz > sampleRate / 2) {
-    throw new RangeError(`maxHz ${config.maxHz} is above half the sample rate ${sampleRate}`);
-  }
   const toMel = config.scale === 'htk' ? htkMel : slaneyMel;
   const fromMel = config.scale === 'htk' ? htkHertz : slaneyHertz;
   const [low, high] = [toMel(config.minHz), toMel(config.maxHz)];
@@ -138,11 +162,6 @@ function melBands(config: FeatureConfig & { kind: 'log-mel' }, sampleRate: numbe
 /** Triangles one step of the scale apart: semitones for twelve bins an octave. */
 function pitchBands(config: FeatureConfig & { kind: 'log-frequency' }, sampleRate: number): Band[] {
   const center = (index: number) => config.minHz * 2 ** (index / config.binsPerOctave);
-  if (center(config.bins) > sampleRate / 2) {
-    throw new RangeError(
-      `${config.bins} bins from ${config.minHz} Hz reach above half the sample rate ${sampleRate}`,
-    );
-  }
   return Array.from({ length: config.bins }, (_, index) =>
     triangle(center(index - 1), center(index), center(index + 1), config.fftSize, sampleRate),
   );

@@ -3,9 +3,16 @@ import type { Hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import * as ort from 'onnxruntime-node';
+import type { InferenceSession } from 'onnxruntime-node';
 import { float32 } from '../tensor/tensor.ts';
-import { createSession, type Encoder, EncoderError, type EncoderManifest } from './encoderManifest.ts';
+import {
+  createSession,
+  type Encoder,
+  EncoderError,
+  type EncoderManifest,
+  mustBeFinite,
+  runModel,
+} from './encoderManifest.ts';
 import { resample } from './resample.ts';
 
 const windowFrames = 76;
@@ -27,10 +34,13 @@ export async function openWakeWord(
       );
     });
     hash.update(bytes);
-    return createSession(bytes, path, threads);
+    return { session: await createSession(bytes, path, threads), path };
   };
   const melspectrogram = await load(manifest.melspectrogram);
-  const embedding = await load(manifest.embedding);
+  const embedding = await load(manifest.embedding).catch(async (error: unknown) => {
+    await melspectrogram.session.release();
+    throw error;
+  });
   const { name, width, sampleRate, maxSeconds } = manifest;
   return {
     name,
@@ -38,6 +48,7 @@ export async function openWakeWord(
     framesPerSecond: manifest.framesPerSecond,
     fingerprint: hash.digest('hex'),
     async encode(waveform) {
+      mustBeFinite(waveform);
       const { samples } = resample(waveform, sampleRate);
       const seconds = samples.length / sampleRate;
       if (seconds > maxSeconds) {
@@ -47,9 +58,11 @@ export async function openWakeWord(
       }
       // The models take samples on the scale of 16-bit integers. One window is 0.775 s; silence fills short clips.
       const input = new Float32Array(Math.max(samples.length, 12_640));
-      for (const [at, value] of samples.entries()) input[at] = 32_767 * value;
-      const mel = await only(melspectrogram, new ort.Tensor('float32', input, [1, input.length]));
-      const frames = mel.length / melBands;
+      for (const [at, value] of samples.entries()) input[at] = 32_768 * value;
+      const mel = await only(melspectrogram, input, [1, input.length]);
+      const frames = Math.floor(mel.length / melBands);
+      if (frames < windowFrames)
+        throw new EncoderError(`${melspectrogram.path}: gives ${frames} frames, fewer than a window`);
       const windows = Math.floor((frames - windowFrames) / hopFrames) + 1;
       const batch = new Float32Array(windows * windowFrames * melBands);
       for (let window = 0; window < windows; window++) {
@@ -58,17 +71,14 @@ export async function openWakeWord(
             (mel[window * hopFrames * melBands + at] as number) / 10 + 2;
         }
       }
-      const embedded = await only(
-        embedding,
-        new ort.Tensor('float32', batch, [windows, windowFrames, melBands, 1]),
-      );
+      const embedded = await only(embedding, batch, [windows, windowFrames, melBands, 1]);
       if (embedded.length !== windows * width)
         throw new EncoderError(`encoder "${name}" gives embeddings of another width than ${width}`);
       return float32([windows, width], embedded.slice());
     },
     async dispose() {
-      await melspectrogram.release();
-      await embedding.release();
+      await melspectrogram.session.release();
+      await embedding.session.release();
     },
   };
 }
@@ -83,9 +93,15 @@ function packageFolder(name: string): string {
   }
 }
 
-async function only(session: ort.InferenceSession, input: ort.Tensor): Promise<Float32Array> {
-  const outputs = await session.run({ [session.inputNames[0] as string]: input });
-  const data = outputs[session.outputNames[0] as string]?.data;
-  if (!(data instanceof Float32Array)) throw new EncoderError('the model gives no float32 output');
-  return data;
+interface Model {
+  readonly session: InferenceSession;
+  readonly path: string;
+}
+
+/** The models name their one input and output as they like. */
+async function only({ session, path }: Model, values: Float32Array, shape: number[]): Promise<Float32Array> {
+  const [input, output] = [session.inputNames[0], session.outputNames[0]];
+  if (input === undefined || output === undefined)
+    throw new EncoderError(`${path}: has no input or no output`);
+  return (await runModel(session, path, { input, values, shape, output })).data;
 }

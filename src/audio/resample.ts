@@ -4,9 +4,15 @@ import type { Waveform } from './waveform.ts';
 const zeroCrossings = 24;
 const kaiserBeta = 9;
 
-/** Resamples to another rate; band-limited to the lower of the two, so nothing folds back. */
+/**
+ * Resamples to another rate, band-limited to 0.95 of the lower of the two. Of the lower rate's band, 85 %
+ * passes within 0.1 dB; tones 2.5 % above its end fold back 34 dB down, those 7 % above it more than 85 dB.
+ * @throws RangeError when a rate is not a whole number of Hz
+ */
 export function resample(waveform: Waveform, sampleRate: number): Waveform {
   if (waveform.sampleRate === sampleRate) return waveform;
+  for (const rate of [waveform.sampleRate, sampleRate])
+    if (!Number.isInteger(rate) || rate < 1) throw new RangeError(`a sample rate of ${rate} Hz`);
   const { samples } = waveform;
   const divisor = greatestCommonDivisor(waveform.sampleRate, sampleRate);
   const [up, down] = [sampleRate / divisor, waveform.sampleRate / divisor];

@@ -38,6 +38,26 @@ describe('resample', () => {
     expect(deviation(samples, new Float32Array(samples.length))).toBeLessThan(1e-3);
   });
 
+  it('passes 85 % of the band within 0.1 dB, and damps what would fold back the more the higher it lies', () => {
+    const level = (hertz: number, from: number) => {
+      const { samples } = resample(sine(hertz, from), 16_000);
+      const inner = samples.subarray(800, -800);
+      const power = inner.reduce((sum, sample) => sum + sample * sample, 0) / inner.length;
+      return 10 * Math.log10(2 * power);
+    };
+    for (const from of [44_100, 48_000]) {
+      for (const hertz of [100, 4000, 6800]) expect(Math.abs(level(hertz, from))).toBeLessThan(0.1);
+      expect(level(8200, from)).toBeLessThan(-34);
+      for (const hertz of [8560, 9000, 15_000]) expect(level(hertz, from)).toBeLessThan(-85);
+    }
+    expect(Math.abs(level(3400, 8000))).toBeLessThan(0.1);
+  });
+
+  it('refuses a rate that is none', () => {
+    for (const rate of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY])
+      expect(() => resample(sine(440, 16_000), rate)).toThrow(`a sample rate of ${rate} Hz`);
+  });
+
   it('leaves a waveform of the same rate as it is', () => {
     const same = sine(440, 16_000);
     expect(resample(same, 16_000)).toBe(same);
