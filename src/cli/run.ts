@@ -19,6 +19,7 @@ const expected = new Set([
   'ManifestError',
   'ModelError',
   'NonFiniteError',
+  'OccupiedFolderError',
   'RunError',
   'UsageError',
 ]);

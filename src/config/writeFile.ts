@@ -1,5 +1,5 @@
-import { mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 
 /**
  * Writes a file so that its final name never holds a part of it: written aside, flushed, renamed, and the
@@ -39,23 +39,47 @@ export async function flushFolder(path: string): Promise<void> {
   }
 }
 
+/** A folder that is to be replaced holds something else than what stood there before. */
+export class OccupiedFolderError extends Error {
+  override readonly name = 'OccupiedFolderError';
+}
+
 /**
  * Writes a folder so that its final name holds all of it or nothing: `fill` writes into a folder aside, which then
  * takes the place of whatever was there.
  * @throws what `fill` or the system throws, after removing the folder aside; the old folder stays as it was
  */
 export async function writeFolderAtomic(path: string, fill: (aside: string) => Promise<void>): Promise<void> {
-  const aside = `${path}.tmp-${process.pid}`;
+  // With a slash at its end, the folder aside would lie inside the one that it replaces.
+  const target = resolve(path);
+  const aside = `${target}.tmp-${process.pid}`;
   try {
     await mkdir(aside, { recursive: true });
     await fill(aside);
     await flushFolder(aside);
-    await rm(path, { recursive: true, force: true });
-    await rename(aside, path);
+    await rm(target, { recursive: true, force: true });
+    await rename(aside, target);
   } catch (error) {
     // The first error is the one to tell of.
     await rm(aside, { recursive: true, force: true }).catch(() => undefined);
     throw error;
   }
-  await flushFolder(dirname(path));
+  await flushFolder(dirname(target));
+}
+
+/**
+ * Whoever names a folder to build into may have named one with their own files.
+ * @param marker a file that every earlier build holds
+ * @throws OccupiedFolderError when the folder holds files and not the marker
+ */
+export async function mustBeReplaceable(folder: string, marker: string): Promise<void> {
+  const inside = await readdir(folder).catch((error: NodeJS.ErrnoException): string[] => {
+    if (error.code === 'ENOENT') return [];
+    if (error.code === 'ENOTDIR') throw new OccupiedFolderError(`${folder}: is a file, not a folder`);
+    throw error;
+  });
+  if (inside.length === 0 || inside.includes(marker)) return;
+  throw new OccupiedFolderError(
+    `${folder}: holds other files and no ${marker}, so it is left as it is; choose another folder`,
+  );
 }

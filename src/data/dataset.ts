@@ -1,9 +1,8 @@
 /** Datasets: a folder of clips with one manifest a split, built when it is an embedded one. */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parse } from 'yaml';
 import { z } from 'zod';
+import { loadYaml } from '../config/load.ts';
 import { locate } from '../config/locate.ts';
 import { type Example, ManifestError, readManifest } from './manifest.ts';
 import { buildSoundWorld } from './soundWorld/build.ts';
@@ -22,19 +21,15 @@ export type DatasetManifest = z.infer<typeof datasetSchema>;
 
 /**
  * Reads datasets/<name>.yaml.
- * @throws ManifestError when there is none, or it is not one
+ * @throws ManifestError when there is none; ConfigError when it is not one
  */
 export async function readDatasetManifest(name: string): Promise<DatasetManifest> {
   const path = locate(`datasets/${name}.yaml`);
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+  if (!existsSync(path))
     throw new ManifestError(
-      `data.dataset: "${name}": ${path} cannot be read (${error.code}); \`palkit data list\` shows what there is`,
+      `data.dataset: "${name}": there is no ${path}; \`palkit data list\` shows what there is`,
     );
-  });
-  const parsed = datasetSchema.safeParse(parse(text, { maxAliasCount: 10 }));
-  if (parsed.success) return parsed.data;
-  const issues = parsed.error.issues.map((issue) => `  ${issue.path.join('.')}: ${issue.message}`);
-  throw new ManifestError(`${path}: not a dataset\n${issues.join('\n')}`);
+  return loadYaml(path, datasetSchema);
 }
 
 /**

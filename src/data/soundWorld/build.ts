@@ -3,7 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { encodeWav } from '../../audio/waveform.ts';
-import { writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
+import { mustBeReplaceable, writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
 import { countByCategory, type DatasetSummary, type Example, writeManifest } from '../manifest.ts';
 import { clipsOf, examplesOf } from './questions.ts';
 import { renderScene } from './scenes.ts';
@@ -33,6 +33,7 @@ const version = 1;
  * Writes the dataset: WAV files, one manifest a split, and `dataset.json`. It is built aside and renamed, so the
  * folder holds all of it or nothing. The same settings give the same bytes.
  * @param onProgress called with the fraction done
+ * @throws OccupiedFolderError when the folder holds anything but an earlier build
  */
 export async function buildSoundWorld(
   folder: string,
@@ -47,6 +48,7 @@ export async function buildSoundWorld(
   const total = splits.reduce((count, { clips }) => count + clips.length, 0);
   const counts: Record<string, Record<string, number>> = {};
   let done = 0;
+  await mustBeReplaceable(folder, 'dataset.json');
   await writeFolderAtomic(folder, async (aside) => {
     for (const { split, clips } of splits) {
       await mkdir(join(aside, 'audio', split), { recursive: true });

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { resample } from '../../audio/resample.ts';
 import { decodeWav, encodeWav } from '../../audio/waveform.ts';
 import { type Random, random } from '../../config/random.ts';
-import { writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
+import { mustBeReplaceable, writeFlushed, writeFolderAtomic } from '../../config/writeFile.ts';
 import {
   countByCategory,
   type DatasetSummary,
@@ -70,6 +70,7 @@ export async function buildSpokenPrompts(
   );
   const counts: Record<string, Record<string, number>> = {};
   const heldOut: Record<string, number> = {};
+  await mustBeReplaceable(folder, 'dataset.json');
   await writeFolderAtomic(folder, async (aside) => {
     for (const [index, split] of splitNames.entries()) {
       const own = voices.filter(({ stem }) => splitOf(stem, resolved.seed) === split);
