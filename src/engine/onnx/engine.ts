@@ -1,7 +1,7 @@
 /** The default engine: programs run as one ONNX graph by ONNX Runtime, on CPU, WebGPU or CUDA. */
 import * as ort from 'onnxruntime-node';
 import type { Program, Value } from '../../tensor/program.ts';
-import { formatShape, type Shape, sameShape, type Tensor } from '../../tensor/tensor.ts';
+import type { Shape, Tensor } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';
 import {
   type CompileOptions,
@@ -12,6 +12,7 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
+import { checkFeeds, checkKept } from '../feeds.ts';
 import { programToOnnx } from './lower.ts';
 
 export type Provider = 'cpu' | 'webgpu' | 'cuda';
@@ -38,11 +39,7 @@ export function onnxEngine({
   const open = new Set<ort.InferenceSession>();
 
   async function compile(program: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
-    const kept = new Set(keepOnDevice);
-    for (const name of kept) {
-      if (!program.outputs.has(name))
-        throw new EngineError(`keepOnDevice: the program has no output "${name}"`);
-    }
+    const kept = checkKept(program, keepOnDevice);
     const session = await createSession(programToOnnx(program), {
       executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'],
       intraOpNumThreads: threads,
@@ -98,7 +95,9 @@ export function onnxEngine({
     const entries = Object.entries(tensors);
     if (entries.length === 0) return {};
     if (provider !== 'webgpu') {
-      return Object.fromEntries(entries.map(([name, value]) => [name, plainTensor(heldBy(value), value)]));
+      return Object.fromEntries(
+        entries.map(([name, value]) => [name, plainTensor(heldBy(value, name), value)]),
+      );
     }
     // Reading a GPU buffer directly aborts the process; a graph with outputs on the CPU brings it back safely.
     const inputs = Object.fromEntries(entries.map(([name, { dtype, shape }]) => [name, { dtype, shape }]));
@@ -127,8 +126,10 @@ export function onnxEngine({
   };
 }
 
-function heldBy(value: DeviceTensor): ort.Tensor {
-  return (value as OnnxDeviceTensor).held;
+function heldBy(value: DeviceTensor, name: string): ort.Tensor {
+  const { held } = value as Partial<OnnxDeviceTensor>;
+  if (held instanceof ort.Tensor) return held;
+  throw new EngineError(`"${name}" is a device tensor of another engine: read() it there first`);
 }
 
 function keep(held: ort.Tensor, { dtype, shape }: Value): OnnxDeviceTensor {
@@ -141,21 +142,12 @@ function plainTensor(held: ort.Tensor, { dtype, shape }: { dtype: Tensor['dtype'
 
 function feedsOf(program: Program, feeds: Readonly<Record<string, Feed>>): Record<string, ort.Tensor> {
   const held: Record<string, ort.Tensor> = {};
-  for (const [name, { dtype, shape }] of program.inputs) {
-    const feed = feeds[name];
-    if (feed === undefined) throw new EngineError(`input "${name}" is missing`);
-    if (feed.dtype !== dtype || !sameShape(feed.shape, shape)) {
-      throw new EngineError(
-        `input "${name}" is ${feed.dtype}${formatShape(feed.shape)}, the program takes ${dtype}${formatShape(shape)}`,
-      );
-    }
-    if (isDeviceTensor(feed)) held[name] = heldBy(feed);
-    else if (dtype === 'bfloat16')
+  for (const { name, value, feed } of checkFeeds(program, feeds)) {
+    if (isDeviceTensor(feed)) held[name] = heldBy(feed, name);
+    else if (value.dtype === 'bfloat16')
       throw new EngineError(`input "${name}": ONNX Runtime's Node binding has no bfloat16`);
-    else held[name] = new ort.Tensor(dtype, feed.data as never, shape);
+    else held[name] = new ort.Tensor(value.dtype, feed.data as never, value.shape);
   }
-  const unknown = Object.keys(feeds).filter((name) => !program.inputs.has(name));
-  if (unknown.length > 0) throw new EngineError(`the program has no input "${unknown.join('", "')}"`);
   return held;
 }
 
