@@ -1,7 +1,7 @@
 /** The default engine: programs run as one ONNX graph by ONNX Runtime, on CPU, WebGPU or CUDA. */
 import * as ort from 'onnxruntime-node';
 import type { Program, Value } from '../../tensor/program.ts';
-import { formatShape, type Shape, sameShape, type Tensor } from '../../tensor/tensor.ts';
+import { allocate, formatShape, type Shape, sameShape, sizeOf, type Tensor } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';
 import {
   type CompileOptions,
@@ -12,7 +12,7 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
-import { programToOnnx } from './lower.ts';
+import { endingName, programToOnnx } from './lower.ts';
 
 export type Provider = 'cpu' | 'webgpu' | 'cuda';
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
@@ -33,7 +33,7 @@ interface OnnxDeviceTensor extends DeviceTensor {
 export function onnxEngine({
   provider = 'cpu',
   threads = 2,
-  optimization = 'all',
+  optimization = 'disabled',
 }: OnnxEngineOptions = {}): Engine {
   const open = new Set<ort.InferenceSession>();
 
@@ -43,7 +43,7 @@ export function onnxEngine({
       if (!program.outputs.has(name))
         throw new EngineError(`keepOnDevice: the program has no output "${name}"`);
     }
-    const session = await createSession(programToOnnx(program), {
+    const session = await createSession(programToOnnx(program, { ending: provider === 'cpu' }), {
       executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
@@ -59,11 +59,14 @@ export function onnxEngine({
     });
     open.add(session);
     return {
-      async run(feeds) {
+      async run(feeds, into = {}) {
         const held = feedsOf(program, feeds);
-        const outputs = await session.run(held).catch((error: unknown) => {
-          throw runError(error, program);
-        });
+        const outputs =
+          provider === 'cpu'
+            ? await runInto(session, held, program, into)
+            : await session.run(held).catch((error: unknown) => {
+                throw runError(error, program);
+              });
         return Object.fromEntries(
           [...program.outputs].map(([name, value]) => {
             const output = outputs[name];
@@ -125,6 +128,36 @@ export function onnxEngine({
       await Promise.all(sessions.map((session) => session.release()));
     },
   };
+}
+
+/** Runs with outputs that are written to memory of ours: `into` where it is given, else new. */
+async function runInto(
+  session: ort.InferenceSession,
+  feeds: Record<string, ort.Tensor>,
+  program: Program,
+  into: Readonly<Record<string, Tensor>>,
+): Promise<Record<string, ort.Tensor>> {
+  const unknown = Object.keys(into).find((name) => !program.outputs.has(name));
+  if (unknown !== undefined) throw new EngineError(`the program has no output "${unknown}"`);
+  const outputs = Object.fromEntries(
+    [...program.outputs].map(([name, { dtype, shape }]) => {
+      const given = into[name];
+      if (given !== undefined && (given.dtype !== dtype || !sameShape(given.shape, shape))) {
+        throw new EngineError(
+          `output "${name}" is ${dtype}${formatShape(shape)}, it does not fit ${given.dtype}${formatShape(given.shape)}`,
+        );
+      }
+      const data = given?.data ?? allocate(dtype, sizeOf(shape));
+      return [name, new ort.Tensor(dtype as 'float32', data as Float32Array, shape)];
+    }),
+  );
+  try {
+    await session.run(feeds, { [endingName]: null, ...outputs });
+  } catch (error) {
+    if (!(error instanceof Error && error.message.startsWith('Non tensor type')))
+      throw runError(error, program);
+  }
+  return outputs;
 }
 
 function heldBy(value: DeviceTensor): ort.Tensor {

@@ -3,8 +3,9 @@ import { create, toBinary } from '@bufbuild/protobuf';
 import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
 import { simplify } from '../../tensor/passes.ts';
 import type { NodeOf, Primitive, Program, Value } from '../../tensor/program.ts';
+import { schedule } from '../../tensor/schedule.ts';
 import { EngineError } from '../engine.ts';
-import { type GraphBuilder, graphBuilder, onnxDType, valueInfo } from './graph.ts';
+import { type GraphBuilder, graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
 
 type Lower<P extends Primitive> = (context: {
   readonly graph: GraphBuilder;
@@ -60,6 +61,30 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
   graph.node('Mul', [product, graph.scalar(dtype, scale)], outputs);
 };
 
+const silu: Lower<'silu'> = ({ graph, node, inputs, outputs }) => {
+  if (node.outputs[0]?.dtype === 'float32')
+    return graph.node('QuickGelu', inputs, outputs, { alpha: { float: 1 } }, 'com.microsoft');
+  // The fused operator has no kernel for the other types.
+  const gate = graph.temporary(`${outputs[0]}.gate`);
+  graph.node('Sigmoid', inputs, [gate]);
+  graph.node('Mul', [...inputs, gate], outputs);
+};
+
+/** The operator looks its angles up in tables [positions, H / 2]; sequences of their own angles get rows of their own. */
+const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
+  const [x = '', ...tables] = inputs;
+  const [batch = 1] = node.inputs[0]?.shape ?? [];
+  const [repeated = 1, rows = 1, half = 1] = node.inputs[1]?.shape ?? [];
+  const flat = tables.map((name) => {
+    const table = graph.temporary(`${outputs[0]}.table`);
+    graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]);
+    return table;
+  });
+  const positions = Array.from({ length: batch * rows }, (_, at) => (repeated === 1 ? at % rows : at));
+  const ids = graph.integers(positions, [batch, rows]);
+  graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
+};
+
 /** One entry per primitive; a primitive without one does not compile. */
 const lowerings: { readonly [P in Primitive]: Lower<P> } = {
   input: () => undefined,
@@ -75,6 +100,8 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
   sigmoid: operator('Sigmoid'),
   tanh: operator('Tanh'),
   erf: operator('Erf'),
+  silu,
+  detach: operator('Identity'),
   equal: operator('Equal'),
   less: operator('Less'),
   where: operator('Where'),
@@ -82,6 +109,9 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
     graph.node('Cast', inputs, outputs, { to: onnxDType[dtype] }),
   softmax: operator('Softmax', { axis: -1 }),
   logSoftmax: operator('LogSoftmax', { axis: -1 }),
+  rmsNorm: ({ graph, attributes: { epsilon }, inputs, outputs }) =>
+    graph.node('SimplifiedLayerNormalization', inputs, outputs, { axis: -1, epsilon: { float: epsilon } }),
+  rotary,
   topK: ({ graph, attributes: { k }, inputs, outputs }) =>
     graph.node('TopK', [...inputs, graph.integers([k])], outputs, { axis: -1, largest: 1, sorted: 1 }),
   sum: reduction('ReduceSum'),
@@ -106,19 +136,28 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
     graph.node('ScatterElements', inputs, outputs, { axis, reduction: 'add' }),
 };
 
+/**
+ * ONNX Runtime's Node binding copies every output into new memory after a run, even one that was written where the
+ * caller wanted it. It stops at the first output that is no tensor: this one, listed before the others.
+ */
+export const endingName = 'palkit.ending';
+
 const opset = 21;
 const irVersion = 10;
 
 /**
  * A program as ONNX model bytes. Graph inputs and outputs have the program's names, every other tensor the name
  * of its value.
+ * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
  * @throws EngineError when an input and an output share a name, which ONNX cannot express
  */
-export function programToOnnx(source: Program): Uint8Array {
-  const program = simplify(source);
+export function programToOnnx(source: Program, { ending }: { readonly ending?: boolean } = {}): Uint8Array {
+  const program = schedule(simplify(source));
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()));
-  for (const node of program.nodes) {
+  // ONNX Runtime walks depth first from the last node of the list that nobody reads, whatever order the list has:
+  // listed backwards, the nodes run in the program's order, and memory is held as long as the program says.
+  for (const node of [...program.nodes].reverse()) {
     const lower = lowerings[node.primitive] as Lower<Primitive>;
     const name = (value: Value) => names.get(value) as string;
     const [inputs, outputs] = [node.inputs.map(name), node.outputs.map(name)];
@@ -127,6 +166,11 @@ export function programToOnnx(source: Program): Uint8Array {
   for (const [name, value] of program.outputs) {
     const tensorName = names.get(value) as string;
     if (tensorName !== name) graph.node('Identity', [tensorName], [name]);
+  }
+  const outputs = [...program.outputs].map(([name, value]) => valueInfo(name, value));
+  if (ending) {
+    graph.node('SequenceConstruct', [graph.scalar('float32', 0)], [endingName]);
+    outputs.unshift(sequenceInfo(endingName));
   }
   const model = create(ModelProtoSchema, {
     irVersion: BigInt(irVersion),
@@ -140,7 +184,7 @@ export function programToOnnx(source: Program): Uint8Array {
       node: graph.nodes,
       initializer: graph.initializers,
       input: [...program.inputs].map(([name, value]) => valueInfo(name, value)),
-      output: [...program.outputs].map(([name, value]) => valueInfo(name, value)),
+      output: outputs,
     }),
   });
   return toBinary(ModelProtoSchema, model);
