@@ -24,7 +24,10 @@ function mustAgree(program: Program): Program {
   const [before, after] = [removeDeadCode(mergeCommonSubexpressions(program)), simple].map((each) =>
     interpret(each, own),
   );
-  expect(after).toEqual(before);
+  for (const [name, { shape, data }] of Object.entries(before ?? {})) {
+    expect(after?.[name]?.shape).toEqual(shape);
+    for (const [at, value] of data.entries()) expect(after?.[name]?.data[at]).toBeCloseTo(value, 12);
+  }
   return simple;
 }
 
