@@ -11,7 +11,7 @@ import { ensureDataset, readSplit } from '../data/dataset.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { checkKeys } from '../llm/weights.ts';
 import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
-import { runCurriculum, trainableByStage } from './curriculum.ts';
+import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
@@ -27,6 +27,7 @@ import {
   RunError,
   type Watch,
 } from './setup.ts';
+import { trainableByStage } from './stage.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
