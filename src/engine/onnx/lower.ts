@@ -109,24 +109,45 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
 const opset = 21;
 const irVersion = 10;
 
+export interface LoweredProgram {
+  readonly model: Uint8Array;
+  /** The program as it was lowered: simplified. */
+  readonly program: Program;
+  /** By the name of each node of the graph, the value that it computes or helps to compute. */
+  readonly values: ReadonlyMap<string, Value>;
+}
+
+/** A program as ONNX model bytes. @throws as `lowerProgram` */
+export function programToOnnx(source: Program): Uint8Array {
+  return lowerProgram(source).model;
+}
+
 /**
- * A program as ONNX model bytes. Graph inputs and outputs have the program's names, every other tensor the name
- * of its value.
+ * A program as an ONNX model. Graph inputs and outputs have the program's names, every other tensor the name of
+ * its value.
  * @throws EngineError when an input and an output share a name, which ONNX cannot express
  */
-export function programToOnnx(source: Program): Uint8Array {
+export function lowerProgram(source: Program): LoweredProgram {
   const program = simplify(source);
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()));
+  const values = new Map<string, Value>();
+  const attribute = (from: number, value: Value | undefined) => {
+    for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
+  };
   for (const node of program.nodes) {
     const lower = lowerings[node.primitive] as Lower<Primitive>;
     const name = (value: Value) => names.get(value) as string;
     const [inputs, outputs] = [node.inputs.map(name), node.outputs.map(name)];
+    const before = graph.nodes.length;
     lower({ graph, node, attributes: node.attributes, inputs, outputs });
+    attribute(before, node.outputs[0]);
   }
   for (const [name, value] of program.outputs) {
     const tensorName = names.get(value) as string;
-    if (tensorName !== name) graph.node('Identity', [tensorName], [name]);
+    if (tensorName === name) continue;
+    graph.node('Identity', [tensorName], [name]);
+    attribute(graph.nodes.length - 1, value);
   }
   const model = create(ModelProtoSchema, {
     irVersion: BigInt(irVersion),
@@ -143,7 +164,7 @@ export function programToOnnx(source: Program): Uint8Array {
       output: [...program.outputs].map(([name, value]) => valueInfo(name, value)),
     }),
   });
-  return toBinary(ModelProtoSchema, model);
+  return { model: toBinary(ModelProtoSchema, model), program, values };
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */
