@@ -15,10 +15,9 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
-import { type LoweredProgram, lowerProgram } from './lower.ts';
+import { type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
-export type Provider = 'cpu' | 'webgpu' | 'cuda';
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
 
 export interface OnnxEngineOptions {
@@ -51,7 +50,7 @@ export function onnxEngine({
       if (!program.outputs.has(name))
         throw new EngineError(`keepOnDevice: the program has no output "${name}"`);
     }
-    const lowered = lowerProgram(program);
+    const lowered = lowerProgram(program, provider);
     const profiles = onProfile === undefined ? undefined : await mkdtemp(join(tmpdir(), 'palkit-profile-'));
     if (profiles !== undefined) profileFolders.add(profiles);
     const session = await createSession(lowered.model, {

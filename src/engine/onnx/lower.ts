@@ -2,18 +2,11 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
 import { simplify } from '../../tensor/passes.ts';
-import type { NodeOf, Primitive, Program, Value } from '../../tensor/program.ts';
+import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { EngineError } from '../engine.ts';
-import { type GraphBuilder, graphBuilder, onnxDType, valueInfo } from './graph.ts';
-
-type Lower<P extends Primitive> = (context: {
-  readonly graph: GraphBuilder;
-  readonly node: NodeOf<P>;
-  readonly attributes: NodeOf<P>['attributes'];
-  /** ONNX names of the node's inputs and outputs. */
-  readonly inputs: readonly string[];
-  readonly outputs: readonly string[];
-}) => void;
+import { graphBuilder, onnxDType, valueInfo } from './graph.ts';
+import { type Lower, type Lowerings, transposed } from './lowering.ts';
+import { webGpuLowerings } from './webGpu.ts';
 
 /** A primitive that is an ONNX operator as it stands. */
 function operator<P extends Primitive>(name: string, attributes?: Record<string, number | string>): Lower<P> {
@@ -47,12 +40,7 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
   // The fused operator has no kernel for the other types.
   const flags = [transposeA, transposeB];
   const factors = inputs.map((name, index) => {
-    if (!flags[index]) return name;
-    const rank = node.inputs[index]?.shape.length ?? 2;
-    const perm = [...Array(rank).keys()].map((axis) => (axis < rank - 2 ? axis : 2 * rank - 3 - axis));
-    const transposed = graph.temporary(`${outputs[0]}.transposed`);
-    graph.node('Transpose', [name], [transposed], { perm });
-    return transposed;
+    return flags[index] ? transposed(graph, name, node.inputs[index]?.shape.length ?? 2, outputs) : name;
   });
   if (scale === 1 || dtype === undefined) return graph.node('MatMul', factors, outputs);
   const product = graph.temporary(`${outputs[0]}.unscaled`);
@@ -61,7 +49,7 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
 };
 
 /** One entry per primitive; a primitive without one does not compile. */
-const lowerings: { readonly [P in Primitive]: Lower<P> } = {
+const lowerings: Lowerings = {
   input: () => undefined,
   constant: ({ graph, attributes, outputs }) => graph.initializer(outputs[0] as string, attributes.tensor),
   add: operator('Add'),
@@ -117,9 +105,18 @@ export interface LoweredProgram {
   readonly values: ReadonlyMap<string, Value>;
 }
 
+/** Where the graph is to run: the operators that it is written in are those that the provider has. */
+export type Provider = 'cpu' | 'webgpu' | 'cuda';
+
+const providerLowerings: Readonly<Record<Provider, Lowerings>> = {
+  cpu: lowerings,
+  webgpu: { ...lowerings, ...webGpuLowerings },
+  cuda: lowerings,
+};
+
 /** A program as ONNX model bytes. @throws as `lowerProgram` */
-export function programToOnnx(source: Program): Uint8Array {
-  return lowerProgram(source).model;
+export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint8Array {
+  return lowerProgram(source, provider).model;
 }
 
 /**
@@ -127,7 +124,7 @@ export function programToOnnx(source: Program): Uint8Array {
  * its value.
  * @throws EngineError when an input and an output share a name, which ONNX cannot express
  */
-export function lowerProgram(source: Program): LoweredProgram {
+export function lowerProgram(source: Program, provider: Provider): LoweredProgram {
   const program = simplify(source);
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()));
@@ -136,7 +133,7 @@ export function lowerProgram(source: Program): LoweredProgram {
     for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
   };
   for (const node of program.nodes) {
-    const lower = lowerings[node.primitive] as Lower<Primitive>;
+    const lower = providerLowerings[provider][node.primitive] as Lower<Primitive>;
     const name = (value: Value) => names.get(value) as string;
     const [inputs, outputs] = [node.inputs.map(name), node.outputs.map(name)];
     const before = graph.nodes.length;
