@@ -1,6 +1,7 @@
 /** Measures the real step of a stage, kernel by kernel. Nothing is trained and no run folder is touched. */
 import type { Experiment } from '../config/schema.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
+import type { Provider } from '../engine/onnx/lower.ts';
 import type { KernelProfile, ProgramProfile } from '../engine/onnx/profile.ts';
 import type { Row } from '../pal/batch.ts';
 import type { Program } from '../tensor/program.ts';
@@ -38,6 +39,8 @@ export interface StepProfile {
   readonly stage: string;
   /** `onnx (cpu, 2 threads)` */
   readonly engine: string;
+  /** The one that was asked for. */
+  readonly provider: Provider;
   readonly warmUps: number;
   /** Wall milliseconds of each measured step as training sees it. */
   readonly stepsMs: readonly number[];
@@ -101,6 +104,7 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
       experiment: experiment.name,
       stage: stage.name,
       engine: engine.description,
+      provider: experiment.engine.provider,
       warmUps,
       stepsMs: wallMs.slice(warmUps),
       programs: profiles.map((profile) => stepProgram(profile, warmUps, steps)),
