@@ -9,7 +9,7 @@ import type { StepKernel, StepProfile } from './profile.ts';
 /** What a part costs in one step. */
 export interface PartCost {
   readonly part: string;
-  /** Median milliseconds over the measured steps, by direction. */
+  /** Milliseconds by direction. */
   readonly ms: Readonly<Record<Direction, number>>;
   readonly totalMs: number;
   /** Of the whole step. */
@@ -27,7 +27,7 @@ export interface ProfileSummary {
   readonly engine: string;
   readonly warmUps: number;
   readonly steps: number;
-  /** Median wall milliseconds of a step. */
+  /** Wall milliseconds of the median step. */
   readonly stepMs: number;
   readonly flops: number;
   /** The most expensive first. */
@@ -50,38 +50,39 @@ export function partOfKernel({ value, operator }: Pick<StepKernel, 'value' | 'op
 }
 
 interface Tally {
-  readonly stepsMs: Record<Direction, number[]>;
+  readonly ms: Record<Direction, number>;
   readonly bytes: Record<Direction, number>;
   flops: number;
   elsewhere: number;
 }
 
+/** The index of the step that stands for all: the median by its wall time, so that its parts add up to it. */
+export function medianStep({ stepsMs }: Pick<StepProfile, 'stepsMs'>): number {
+  const order = [...stepsMs.keys()].sort((a, b) => (stepsMs[a] ?? 0) - (stepsMs[b] ?? 0));
+  return order[(order.length - 1) >> 1] ?? 0;
+}
+
 /** Adds up kernels and nodes by part. What is measured and belongs to no part has lines of its own. */
 export function summarizeProfile(profile: StepProfile): ProfileSummary {
-  const steps = profile.stepsMs.length;
+  const step = medianStep(profile);
+  const at = (stepsMs: readonly number[]) => stepsMs[step] ?? 0;
   const tallies = new Map<string, Tally>();
   const tally = (part: string): Tally => {
-    const none = () => Array.from({ length: steps }, () => 0);
-    const own = tallies.get(part) ?? {
-      stepsMs: { forward: none(), backward: none(), update: none() },
-      bytes: { forward: 0, backward: 0, update: 0 },
-      flops: 0,
-      elsewhere: 0,
-    };
+    const none = () => ({ forward: 0, backward: 0, update: 0 });
+    const own = tallies.get(part) ?? { ms: none(), bytes: none(), flops: 0, elsewhere: 0 };
     tallies.set(part, own);
     return own;
   };
-  const inEngineMs = profile.stepsMs.map(() => 0);
-  const inKernelsMs = profile.stepsMs.map(() => 0);
+  let [inEngineMs, inKernelsMs] = [0, 0];
   for (const { program, kernels, stepsMs, runsPerStep } of profile.programs) {
     for (const kernel of kernels) {
       const part = partOfKernel(kernel);
       const own = tally(part.name);
-      addTo(own.stepsMs[part.direction], kernel.stepsMs);
-      addTo(inKernelsMs, kernel.stepsMs);
+      own.ms[part.direction] += at(kernel.stepsMs);
+      inKernelsMs += at(kernel.stepsMs);
       if (kernel.provider !== profile.provider) own.elsewhere++;
     }
-    addTo(inEngineMs, stepsMs);
+    inEngineMs += at(stepsMs);
     for (const node of program.nodes) {
       const [first] = node.outputs;
       if (first === undefined || isLeaf(node)) continue;
@@ -91,34 +92,27 @@ export function summarizeProfile(profile: StepProfile): ProfileSummary {
       own.bytes[part.direction] += bytesOf(node);
     }
   }
-  // Work on a GPU goes on while the engine prepares the next: the kernels can take longer than what is left for them.
-  const rest = (whole: readonly number[], part: readonly number[]) =>
-    whole.map((ms, step) => Math.max(0, ms - (part[step] ?? 0)));
-  addTo(tally(outside.engine).stepsMs.forward, rest(inEngineMs, inKernelsMs));
-  addTo(tally(outside.host).stepsMs.forward, rest(profile.stepsMs, inEngineMs));
-  const parts = [...tallies].map(([part, own]) => cost(part, own));
+  const stepMs = at(profile.stepsMs);
+  // A GPU works on while the engine prepares what comes next: its kernels can take longer than the engine's calls.
+  tally(outside.engine).ms.forward += Math.max(0, inEngineMs - inKernelsMs);
+  tally(outside.host).ms.forward += Math.max(0, stepMs - inEngineMs);
+  const parts = [...tallies].map(([part, own]) => {
+    const { forward, backward, update } = own.ms;
+    return { part, totalMs: forward + backward + update, ...own };
+  });
   const wholeMs = parts.reduce((total, { totalMs }) => total + totalMs, 0);
   return {
     experiment: profile.experiment,
     stage: profile.stage,
     engine: profile.engine,
     warmUps: profile.warmUps,
-    steps,
-    stepMs: median(profile.stepsMs),
+    steps: profile.stepsMs.length,
+    stepMs,
     flops: parts.reduce((total, { flops }) => total + flops, 0),
     parts: parts
       .map((own) => ({ ...own, share: wholeMs === 0 ? 0 : own.totalMs / wholeMs }))
       .sort((a, b) => b.totalMs - a.totalMs),
   };
-}
-
-function cost(part: string, { stepsMs, ...own }: Tally): Omit<PartCost, 'share'> {
-  const ms = {
-    forward: median(stepsMs.forward),
-    backward: median(stepsMs.backward),
-    update: median(stepsMs.update),
-  };
-  return { part, ms, totalMs: ms.forward + ms.backward + ms.update, ...own };
 }
 
 /** Inputs and constants are there before the step. */
@@ -130,17 +124,4 @@ function bytesOf(node: Node): number {
   // A reshaped value is the same memory under another shape.
   if (node.primitive === 'reshape') return 0;
   return node.outputs.reduce((total, { dtype, shape }) => total + bytesPerElement[dtype] * sizeOf(shape), 0);
-}
-
-function addTo(sums: number[], more: readonly number[]): void {
-  for (const [index, value] of more.entries()) sums[index] = (sums[index] ?? 0) + value;
-}
-
-/** The middle of some numbers, 0 of none. */
-export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1
-    ? (sorted[middle] ?? 0)
-    : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }

@@ -1,6 +1,6 @@
 /** A step as nested rectangles, as wide as the time they take: one SVG file that needs nothing else. */
 import type { StepProfile } from '../../train/profile.ts';
-import { median, outside, partOfKernel } from '../../train/profileParts.ts';
+import { medianStep, outside, partOfKernel } from '../../train/profileParts.ts';
 import { sanitizeLine } from '../terminal/sanitize.ts';
 
 interface Frame {
@@ -54,14 +54,15 @@ export function flameSvg(profile: StepProfile): string {
   ].join('\n');
 }
 
-/** Sums the kernels' medians up along their scopes. */
-function frameOf({ programs }: StepProfile): Frame {
+/** Sums the kernels up along their scopes. */
+function frameOf(profile: StepProfile): Frame {
+  const step = medianStep(profile);
   const root: Frame = { name: 'step', ms: 0, kernels: 0, inside: new Map() };
-  for (const { kernels } of programs) {
+  for (const { kernels } of profile.programs) {
     for (const kernel of kernels) {
       const { direction, path } = partOfKernel(kernel);
       const lost = kernel.value === undefined;
-      const ms = median(kernel.stepsMs);
+      const ms = kernel.stepsMs[step] ?? 0;
       let frame = root;
       const leaf = kernel.value?.node.primitive ?? kernel.operator;
       for (const name of [lost ? 'other' : direction, ...path.slice(path[0] === direction ? 1 : 0), leaf]) {

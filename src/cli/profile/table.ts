@@ -23,7 +23,7 @@ export function formatProfile(summary: ProfileSummary): string {
   const head = ['part', 'forward ms', 'backward ms', 'update ms', 'share', 'GFLOP', 'GFLOP/s', 'MB made'];
   const elsewhere = parts.reduce((count, part) => count + part.elsewhere, 0);
   return [
-    `${summary.experiment}, stage "${summary.stage}", ${summary.engine}: median of ${steps} steps after ${summary.warmUps}`,
+    `${summary.experiment}, stage "${summary.stage}", ${summary.engine}: the median of ${steps} steps after ${summary.warmUps}`,
     '',
     formatTable(head, rows),
     '',
