@@ -7,26 +7,16 @@ import { join } from 'node:path';
 import { formatExperiment } from '../config/load.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
-import { ensureDataset, readSplit } from '../data/dataset.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { checkKeys } from '../llm/weights.ts';
 import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
-import { runCurriculum, trainableByStage } from './curriculum.ts';
+import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
-import {
-  assemble,
-  configHash,
-  encodeClips,
-  initialParameters,
-  loadEncoders,
-  loadExperimentLlm,
-  longestClips,
-  makeEngine,
-  RunError,
-  type Watch,
-} from './setup.ts';
+import { buildModel, readExamples } from './prepare.ts';
+import { configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
+import { trainableByStage } from './stage.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
@@ -59,13 +49,10 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     `${JSON.stringify(environment(experiment), null, 2)}\n`,
   );
 
-  const building = watch.progress(`building ${experiment.data.dataset}`, 100);
-  await ensureDataset(experiment.data.dataset, experiment.data.dir, (fraction) =>
-    building.update(Math.round(100 * fraction)),
+  const { training: trainingExamples, evaluation: evaluationExamples } = await readExamples(
+    experiment,
+    watch,
   );
-  building.stop();
-  const trainingExamples = await readSplit(experiment.data.dir, 'train');
-  const evaluationExamples = await readSplit(experiment.data.dir, experiment.eval.split);
 
   const engine = makeEngine(experiment);
   const encoders = await loadEncoders(experiment);
@@ -77,11 +64,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       watch,
     );
     for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
-    const heard = trainingExamples.filter(({ audio }) => clips.has(audio));
-    if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
-    const llm = await loadExperimentLlm(experiment);
-    const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
-    const parameters = initialParameters(model, llm.parameters, experiment.seed);
+    const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {

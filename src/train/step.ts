@@ -304,8 +304,9 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
       return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
     },
     async dispose() {
-      for (const executable of executables) await executable.dispose();
+      // Device memory belongs to the program that made it: freeing it after the program ends the process.
       for (const value of Object.values(state)) if (isDeviceTensor(value)) value.dispose();
+      for (const executable of executables) await executable.dispose();
     },
   };
 }

@@ -3,7 +3,7 @@ import { fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import type { Provider } from '../../engine/onnx/engine.ts';
+import type { Provider } from '../../engine/onnx/lower.ts';
 import type { Check } from './check.ts';
 
 interface Attempt {
