@@ -15,6 +15,7 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
+import { runError } from './failure.ts';
 import { type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
@@ -73,7 +74,7 @@ export function onnxEngine({
       async run(feeds) {
         const held = feedsOf(program, feeds);
         const outputs = await session.run(held).catch((error: unknown) => {
-          throw runError(error, program);
+          throw runError(error, lowered);
         });
         return Object.fromEntries(
           [...program.outputs].map(([name, value]) => {
@@ -186,13 +187,4 @@ function feedsOf(program: Program, feeds: Readonly<Record<string, Feed>>): Recor
   const unknown = Object.keys(feeds).filter((name) => !program.inputs.has(name));
   if (unknown.length > 0) throw new EngineError(`the program has no input "${unknown.join('", "')}"`);
   return held;
-}
-
-/** ONNX Runtime names the node; nodes have the names of the program's values. */
-function runError(error: unknown, program: Program): EngineError {
-  const reason = error instanceof Error ? error.message : String(error);
-  const name = /Name:\s*'([^']*)'/.exec(reason)?.[1];
-  const node = program.nodes.find((candidate) => candidate.outputs.some((value) => value.name === name));
-  const where = node === undefined ? '' : ` at "${name}" (${node.primitive})`;
-  return new EngineError(`the program failed${where}: ${reason}`);
 }
