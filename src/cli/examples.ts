@@ -27,5 +27,5 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit data build sound-world --set settings.seed=2 --dir data/other-world',
     'palkit data build spoken-prompts',
   ],
-  doctor: ['palkit doctor', 'palkit doctor --json'],
+  doctor: ['palkit doctor', 'palkit doctor --json', 'palkit doctor --engine webgpu configs/default.yaml'],
 };

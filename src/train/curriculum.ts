@@ -1,7 +1,7 @@
 /** The staged curriculum: what trains when, on what, how fast; interruptible at any step. */
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
-import type { Engine } from '../engine/engine.ts';
+import { type Engine, EngineError } from '../engine/engine.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import { parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
@@ -131,11 +131,12 @@ async function runStage(
       const window: Batch[] = drawn.map((batch) => answerBatch(model, shape, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
+        const where = `step ${progress.step + 1}, stage "${stage.name}"`;
+        if (error instanceof EngineError)
+          throw new EngineError(`${where}: ${error.message}`, { cause: error });
         if (!(error instanceof NonFiniteError)) throw error;
         const ids = drawn.flat().map((row) => row.id);
-        throw new NonFiniteError(
-          `step ${progress.step + 1}, stage "${stage.name}": ${error.message}. Samples: ${ids.join(', ')}`,
-        );
+        throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
       });
       const tokens = window.reduce((total, batch) => total + batch.tokens, 0);
       const stepMs = performance.now() - began;
@@ -170,10 +171,15 @@ async function runStage(
       if (stopping && !ends) break;
     }
     const { moments } = await state.optimizer();
-    return { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+    const result = { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+    await state.dispose();
+    return result;
+  } catch (error) {
+    // On a device that was lost nothing can be freed either; what failed first is what counts.
+    await state.dispose().catch(() => undefined);
+    throw error;
   } finally {
     bar.stop();
-    await state.dispose();
   }
 }
 

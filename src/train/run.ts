@@ -7,11 +7,13 @@ import { join } from 'node:path';
 import { formatExperiment } from '../config/load.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
+import type { Engine } from '../engine/engine.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { checkKeys } from '../llm/weights.ts';
 import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
+import { withCheckpoint } from './failure.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
@@ -25,6 +27,8 @@ export interface RunOptions {
   readonly evaluate: boolean;
   /** Asked after every step; true saves and stops. */
   readonly interrupted?: () => boolean;
+  /** The one that the configuration names when left out. Whoever gives one ends it. */
+  readonly engine?: Engine;
 }
 
 export interface RunResult {
@@ -54,7 +58,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     watch,
   );
 
-  const engine = makeEngine(experiment);
+  const engine = options.engine ?? makeEngine(experiment);
   const encoders = await loadEncoders(experiment);
   try {
     const { clips, skipped } = await encodeClips(
@@ -87,7 +91,11 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       log: metrics.append,
       watch,
       interrupted,
-    }).finally(metrics.close);
+    })
+      .catch(async (error: unknown) => {
+        throw await withCheckpoint(error, checkpoints, resume);
+      })
+      .finally(metrics.close);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
     await saveModel(join(dir, 'model'), model, llm, result.parameters);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
@@ -105,7 +113,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();
-    await engine.dispose();
+    if (options.engine === undefined) await engine.dispose();
   }
 }
 

@@ -15,6 +15,7 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
+import { runError } from './failure.ts';
 import { endingName, type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
@@ -74,9 +75,9 @@ export function onnxEngine({
         const held = feedsOf(program, feeds);
         const outputs =
           provider === 'cpu'
-            ? await runInto(session, held, program, into)
+            ? await runInto(session, held, program, lowered, into)
             : await session.run(held).catch((error: unknown) => {
-                throw runError(error, program);
+                throw runError(error, lowered);
               });
         return Object.fromEntries(
           [...program.outputs].map(([name, value]) => {
@@ -152,6 +153,7 @@ async function runInto(
   session: ort.InferenceSession,
   feeds: Record<string, ort.Tensor>,
   program: Program,
+  lowered: LoweredProgram,
   into: Readonly<Record<string, Tensor>>,
 ): Promise<Record<string, ort.Tensor>> {
   const unknown = Object.keys(into).find((name) => !program.outputs.has(name));
@@ -172,7 +174,7 @@ async function runInto(
     await session.run(feeds, { [endingName]: null, ...outputs });
   } catch (error) {
     if (!(error instanceof Error && error.message.startsWith('Non tensor type')))
-      throw runError(error, program);
+      throw runError(error, lowered);
   }
   return outputs;
 }
@@ -219,13 +221,4 @@ function feedsOf(program: Program, feeds: Readonly<Record<string, Feed>>): Recor
   const unknown = Object.keys(feeds).filter((name) => !program.inputs.has(name));
   if (unknown.length > 0) throw new EngineError(`the program has no input "${unknown.join('", "')}"`);
   return held;
-}
-
-/** ONNX Runtime names the node; nodes have the names of the program's values. */
-function runError(error: unknown, program: Program): EngineError {
-  const reason = error instanceof Error ? error.message : String(error);
-  const name = /Name:\s*'([^']*)'/.exec(reason)?.[1];
-  const node = program.nodes.find((candidate) => candidate.outputs.some((value) => value.name === name));
-  const where = node === undefined ? '' : ` at "${name}" (${node.primitive})`;
-  return new EngineError(`the program failed${where}: ${reason}`);
 }
