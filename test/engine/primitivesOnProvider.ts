@@ -55,4 +55,5 @@ for (const [primitive, draw] of Object.entries(cases)) {
   }
   report[primitive] = { deviation, elsewhere: [...elsewhere] };
 }
+await engine.dispose();
 process.stdout.write(JSON.stringify(report), () => process.exit(0));

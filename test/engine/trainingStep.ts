@@ -66,5 +66,8 @@ const result = JSON.stringify({
     [...(await state.parameters())].map(([name, tensor]) => [name, numbers(tensor)]),
   ),
 });
+await state.dispose();
+await gradient.dispose();
+await engine.dispose();
 // Leaving before the pipe has taken everything would cut the result off.
 process.stdout.write(result, () => process.exit(0));

@@ -31,7 +31,7 @@ export function formatProfile(summary: ProfileSummary): string {
     ...(elsewhere === 0
       ? []
       : [
-          `${elsewhere} kernels ran on another provider than the one asked for; \`palkit doctor --engine\` lists them`,
+          `${elsewhere} ${elsewhere === 1 ? 'kernel' : 'kernels'} ran on another provider than the one asked for; \`palkit doctor --engine\` lists them`,
         ]),
   ].join('\n');
 }

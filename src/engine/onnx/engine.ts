@@ -45,6 +45,11 @@ export function onnxEngine({
   const open = new Set<ort.InferenceSession>();
   const profileFolders = new Set<string>();
 
+  async function removeFolder(folder: string): Promise<void> {
+    profileFolders.delete(folder);
+    await rm(folder, { recursive: true, force: true });
+  }
+
   async function compile(program: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
     const kept = new Set(keepOnDevice);
     for (const name of kept) {
@@ -93,6 +98,7 @@ export function onnxEngine({
           if (profiles !== undefined) onProfile?.(await collectProfile(session, profiles, lowered));
         } finally {
           await session.release();
+          if (profiles !== undefined) await removeFolder(profiles);
         }
       },
     };
@@ -143,7 +149,7 @@ export function onnxEngine({
       const sessions = [...open];
       open.clear();
       await Promise.all(sessions.map((session) => session.release()));
-      for (const folder of profileFolders) await rm(folder, { recursive: true, force: true });
+      for (const folder of [...profileFolders]) await removeFolder(folder);
     },
   };
 }

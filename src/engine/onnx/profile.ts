@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { Program, Value } from '../../tensor/program.ts';
 import { EngineError } from '../engine.ts';
-import type { LoweredProgram } from './lower.ts';
+import { endingName, type LoweredProgram } from './lower.ts';
 
 /** What one node of the executed graph cost. */
 export interface KernelProfile {
@@ -67,6 +67,7 @@ export function readProfile(text: string, { program, values }: LoweredProgram): 
   for (const event of events) {
     if (event.cat !== 'Node' || !event.name.endsWith(kernelSuffix)) continue;
     const node = event.name.slice(0, -kernelSuffix.length);
+    if (node === endingName) continue;
     const kernel = kernels.get(node) ?? { first: event, runsMs: runs.map(() => 0) };
     kernels.set(node, kernel);
     const run = runOf(event);
