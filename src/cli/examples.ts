@@ -15,6 +15,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit ask clip.wav "Which sound comes first?" --options "bell, drum, siren"',
     'palkit ask clip.wav "Is there a bell?" --options "yes, no" --run runs/prefix --json',
   ],
+  profile: [
+    'palkit profile configs/default.yaml',
+    'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',
+    'palkit profile configs/prefix.yaml --stage 3 --json',
+  ],
   data: ['palkit data list', 'palkit data build sound-world'],
   'data list': ['palkit data list', 'palkit data list --json'],
   'data build': [
@@ -22,5 +27,5 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit data build sound-world --set settings.seed=2 --dir data/other-world',
     'palkit data build spoken-prompts',
   ],
-  doctor: ['palkit doctor', 'palkit doctor --json'],
+  doctor: ['palkit doctor', 'palkit doctor --json', 'palkit doctor --engine webgpu configs/default.yaml'],
 };

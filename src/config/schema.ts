@@ -42,8 +42,8 @@ const engineSchema = z
       .describe('Where they run; `palkit doctor` says what this machine has'),
     optimization: z
       .enum(['disabled', 'basic', 'extended', 'all'])
-      .default('all')
-      .describe('How far ONNX Runtime rewrites the graph'),
+      .default('disabled')
+      .describe('How far ONNX Runtime rewrites the graph after palkit; more costs memory and saves no time'),
   })
   .prefault({});
 

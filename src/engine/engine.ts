@@ -22,10 +22,14 @@ export interface Executable {
   /**
    * Runs the program.
    * @param feeds every input by name
+   * @param into plain tensors that outputs are written to, so that large ones need no new memory at each run
    * @returns the outputs by name; those in `keepOnDevice` as device tensors, the others as plain tensors
    * @throws EngineError naming the input or the program value at fault
    */
-  run(feeds: Readonly<Record<string, Feed>>): Promise<Record<string, Feed>>;
+  run(
+    feeds: Readonly<Record<string, Feed>>,
+    into?: Readonly<Record<string, Tensor>>,
+  ): Promise<Record<string, Feed>>;
   dispose(): Promise<void>;
 }
 

@@ -1,6 +1,6 @@
 /** What every engine checks before it runs a program, so that a wrong call is refused in the same words. */
 import type { Program, Value } from '../tensor/program.ts';
-import { formatShape, sameShape } from '../tensor/tensor.ts';
+import { formatShape, sameShape, type Tensor } from '../tensor/tensor.ts';
 import { EngineError, type Feed } from './engine.ts';
 
 /**
@@ -37,4 +37,21 @@ export function checkKept(program: Program, keepOnDevice: readonly string[]): Se
       throw new EngineError(`keepOnDevice: the program has no output "${name}"`);
   }
   return new Set(keepOnDevice);
+}
+
+/**
+ * Checks the tensors that outputs are to be written to.
+ * @throws EngineError naming one that is no output, or of another dtype or shape
+ */
+export function checkInto(program: Program, into: Readonly<Record<string, Tensor>>): void {
+  const unknown = Object.keys(into).find((name) => !program.outputs.has(name));
+  if (unknown !== undefined) throw new EngineError(`the program has no output "${unknown}"`);
+  for (const [name, { dtype, shape }] of program.outputs) {
+    const given = into[name];
+    if (given !== undefined && (given.dtype !== dtype || !sameShape(given.shape, shape))) {
+      throw new EngineError(
+        `output "${name}" is ${dtype}${formatShape(shape)}, it does not fit ${given.dtype}${formatShape(given.shape)}`,
+      );
+    }
+  }
 }

@@ -1,5 +1,5 @@
 /** Feed-forward layers behind one interface. What is sparse about one is decided by its configuration alone. */
-import { linear, multiply, sigmoid } from '../tensor/operations.ts';
+import { linear, multiply, silu } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { named } from '../tensor/trace.ts';
@@ -27,7 +27,7 @@ export const denseFeedForward: FeedForward = (x, parameters, prefix) => {
   const project = (input: Value, name: string) =>
     linear(input, parameter(parameters, `${prefix}.${name}.weight`));
   const gate = project(x, 'gate_proj');
-  const activated = multiply(multiply(gate, sigmoid(gate)), project(x, 'up_proj'));
+  const activated = multiply(silu(gate), project(x, 'up_proj'));
   return { y: named('output', project(activated, 'down_proj')) };
 };
 

@@ -11,20 +11,24 @@ import {
   concat,
   constant,
   divide,
+  exp,
   gather,
   linear,
+  log,
   matmul,
-  mean,
+  max,
   multiply,
   reshape,
+  rmsNorm,
   softmax,
-  sqrt,
+  subtract,
+  sum,
   transpose,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
-import { named, scope } from '../tensor/trace.ts';
+import { named, scope, withGradient } from '../tensor/trace.ts';
 import type { LlamaConfig } from './config.ts';
 import { type Rotary, rotaryAt, rotate } from './rotary.ts';
 
@@ -45,12 +49,6 @@ export interface LayerContext {
   readonly feedForward: FeedForward;
   /** What the rows attend to, given their own keys and values; their own when left out. */
   readonly attendTo?: (own: KeysValues) => KeysValues;
-}
-
-/** Root-mean-square normalisation (Zhang and Sennrich 2019) over the last axis. */
-export function rmsNorm(x: Value, weight: Value, epsilon: number): Value {
-  const scale = sqrt(add(mean(multiply(x, x), [-1], { keepDimensions: true }), epsilon));
-  return multiply(divide(x, scale), weight);
 }
 
 /** Token embeddings of ids. */
@@ -160,8 +158,50 @@ function attend(
 /** Normalised final hidden states to logits over the vocabulary, [N, V]. */
 export function logits(config: LlamaConfig, parameters: Parameters, hiddenND: Value): Value {
   const normed = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
-  const head = config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
-  return named('logits', linear(normed, parameter(parameters, head)));
+  return named('logits', linear(normed, parameter(parameters, headName(config))));
+}
+
+/**
+ * Log-probabilities of given tokens, [N]. The logits stand with the vocabulary in front, [V, N]: the products of the
+ * backward pass then read them row by row, where columns of a wide table would miss the cache at every step.
+ * @param idsN the tokens, int32
+ */
+export function tokenLogProbabilities(
+  config: LlamaConfig,
+  parameters: Parameters,
+  hiddenND: Value,
+  idsN: Value,
+): Value {
+  const normedND = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
+  const head = parameter(parameters, headName(config));
+  const own = sum(multiply(normedND, gather(head, idsN, 0)), [1]);
+  return subtract(own, logSumExp(normedND, head));
+}
+
+/** log Σ_v exp(head_v · hidden_n) for each row n, [N]. */
+function logSumExp(hiddenND: Value, headVD: Value): Value {
+  const rows = hiddenND.shape[0] as number;
+  const logitsVN = named('logits', matmul(headVD, hiddenND, { transposeB: true }));
+  const top1N = max(logitsVN, [0], { keepDimensions: true });
+  const weightsVN = exp(subtract(logitsVN, top1N));
+  const total1N = sum(weightsVN, [0], { keepDimensions: true });
+  const result = reshape(add(log(total1N), top1N), [rows]);
+  return withGradient(result, {
+    inputs: [hiddenND, headVD],
+    // The gradient of the logits is weights * share, and is never written out: the share of a row scales the
+    // narrow side of both products.
+    backward: (dyN, asked) => {
+      const shareN1 = reshape(divide(dyN, reshape(total1N, [rows])), [rows, 1]);
+      return [
+        asked(0) ? multiply(matmul(weightsVN, headVD, { transposeA: true }), shareN1) : undefined,
+        asked(1) ? matmul(weightsVN, multiply(hiddenND, shareN1)) : undefined,
+      ];
+    },
+  });
+}
+
+function headName(config: LlamaConfig): string {
+  return config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
 }
 
 /** The hidden states [B, T, D] of a plain language model; right padding needs no mask, nothing real sees it. */

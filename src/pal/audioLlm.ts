@@ -14,10 +14,9 @@ import {
   inputNorm,
   type KeysValues,
   keysValuesOf,
-  rmsNorm,
 } from '../llm/decoder.ts';
 import { rotaryAt } from '../llm/rotary.ts';
-import { add, concat, constant, filled, slice } from '../tensor/operations.ts';
+import { add, concat, constant, filled, rmsNorm, slice } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';

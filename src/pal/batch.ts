@@ -1,6 +1,6 @@
 /** Batches as an audio-LLM's programs take them: padded token ids, tokens whose probability is wanted, audio. */
-import { logits } from '../llm/decoder.ts';
-import { gather, gatherElements, logSoftmax, reshape } from '../tensor/operations.ts';
+import { tokenLogProbabilities } from '../llm/decoder.ts';
+import { gather, reshape } from '../tensor/operations.ts';
 import type { Parameters } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, int32, type Tensor } from '../tensor/tensor.ts';
@@ -127,10 +127,7 @@ export function targetLogProbabilities(
   return scope('score', () => {
     const [batch, textRows, width] = hiddenBTD.shape as [number, number, number];
     const hiddenND = gather(reshape(hiddenBTD, [batch * textRows, width]), inputs['target.rows'] as Value, 0);
-    const logProbabilities = logSoftmax(logits(model.llm, parameters, hiddenND));
-    const count = hiddenND.shape[0] as number;
-    const targets = reshape(inputs['target.ids'] as Value, [count, 1]);
-    return reshape(gatherElements(logProbabilities, targets, 1), [count]);
+    return tokenLogProbabilities(model.llm, parameters, hiddenND, inputs['target.ids'] as Value);
   });
 }
 

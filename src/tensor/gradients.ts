@@ -2,7 +2,7 @@
 import * as ops from './operations.ts';
 import { type Node, type NodeOf, type Primitive, ProgramError, type Value } from './program.ts';
 import type { DType } from './tensor.ts';
-import { absoluteScope, recordedNodes, scope } from './trace.ts';
+import { absoluteScope, customGradientOf, recordedNodes, scope } from './trace.ts';
 
 /**
  * Given the gradients of the outputs, the gradients of the inputs (undefined: none, or not asked for).
@@ -89,6 +89,11 @@ const gradientRules: { readonly [P in Primitive]: GradientRule<P> } = {
   erf: elementwise((dy, x) =>
     ops.multiply(dy, ops.multiply(ops.exp(ops.negate(ops.multiply(x, x))), 2 / Math.sqrt(Math.PI))),
   ),
+  silu: elementwise((dy, x, y) => {
+    const gate = ops.sigmoid(x);
+    return ops.multiply(dy, ops.add(gate, ops.multiply(y, ops.subtract(1, gate))));
+  }),
+  detach: noGradient,
   equal: noGradient,
   less: noGradient,
   where: ({ inputs, dy, asked }) => {
@@ -110,6 +115,26 @@ const gradientRules: { readonly [P in Primitive]: GradientRule<P> } = {
   logSoftmax: elementwise((dy, _x, y) =>
     ops.subtract(dy, ops.multiply(ops.exp(y), ops.sum(dy, [-1], { keepDimensions: true }))),
   ),
+  rmsNorm: ({ inputs, attributes, dy, asked }) => {
+    const [x, weight] = [input(inputs, 0), input(inputs, 1)];
+    const meanSquare = ops.mean(ops.multiply(x, x), [-1], { keepDimensions: true });
+    const inverse = ops.divide(1, ops.sqrt(ops.add(meanSquare, attributes.epsilon)));
+    const unit = ops.multiply(x, inverse);
+    const scaled = ops.multiply(dy, weight);
+    const dx = () => {
+      const projection = ops.mean(ops.multiply(scaled, unit), [-1], { keepDimensions: true });
+      return ops.multiply(inverse, ops.subtract(scaled, ops.multiply(unit, projection)));
+    };
+    return [
+      asked(0) ? dx() : undefined,
+      asked(1) ? ops.unbroadcast(ops.multiply(dy, unit), weight.shape) : undefined,
+    ];
+  },
+  // The inverse of a rotation turns the other way. The tables are not learned.
+  rotary: ({ inputs, dy, asked }) => {
+    if (asked(1) || asked(2)) throw new ProgramError('rotary: no gradient flows to the tables of angles');
+    return [ops.rotary(dy, input(inputs, 1), ops.negate(input(inputs, 2)))];
+  },
   topK: ({ node, inputs, dy }) => {
     const x = input(inputs, 0);
     const indices = input(node.outputs, 1);
@@ -222,13 +247,26 @@ export function gradients(loss: Value, of: readonly Value[], seed?: Value): Valu
   const total = new Map<Value, Value>();
   total.set(loss, seed ?? absoluteScope('gradient', () => ops.filled(loss.dtype, loss.shape, 1)));
   for (const node of nodes.reverse()) {
-    const wanted = node.inputs.map((value) => asked.has(value));
+    const custom = node.outputs[0] && customGradientOf(node.outputs[0]);
+    const inputs = custom?.inputs ?? node.inputs;
+    const wanted = inputs.map((value) => asked.has(value));
     if (!wanted.includes(true) || !node.outputs.some((value) => total.has(value))) continue;
     const first = node.outputs[0] as Value;
     const dy = total.get(first);
+    const other = node.outputs.slice(1).find((value) => total.has(value));
+    if (other !== undefined)
+      throw new ProgramError(
+        `no gradient flows through "${other.name}", the second output of ${node.primitive}`,
+      );
     if (dy === undefined) continue;
-    const parts = absoluteScope('gradient', () => scope(first.name, () => applyRule(node, dy, wanted)));
-    for (const [index, value] of node.inputs.entries()) {
+    const parts = absoluteScope('gradient', () =>
+      scope(first.name, () =>
+        custom === undefined
+          ? applyRule(node, dy, wanted)
+          : custom.backward(dy, (index) => wanted[index] ?? false),
+      ),
+    );
+    for (const [index, value] of inputs.entries()) {
       const part = parts[index];
       if (part === undefined || !asked.has(value)) continue;
       const earlier = total.get(value);

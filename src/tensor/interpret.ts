@@ -161,6 +161,8 @@ const evaluate: { readonly [P in Primitive]: Evaluate<P> } = {
   sigmoid: map((x) => 1 / (1 + Math.exp(-x))),
   tanh: map(Math.tanh),
   erf: map(errorFunction),
+  silu: map((x) => x / (1 + Math.exp(-x))),
+  detach: map((x) => x),
   equal: zip((a, b) => (a === b ? 1 : 0)),
   less: zip((a, b) => (a < b ? 1 : 0)),
   where: (inputs, _, outputs) => {
@@ -183,6 +185,31 @@ const evaluate: { readonly [P in Primitive]: Evaluate<P> } = {
     const total = logSumExp(row);
     return row.map((x) => x - total);
   }),
+  rmsNorm: (inputs, { epsilon }) => {
+    const weight = get(inputs, 1).data;
+    const norm = rows((row) => {
+      const meanSquare = row.reduce((total, value) => total + value * value, 0) / row.length;
+      return row.map((value, at) => (value / Math.sqrt(meanSquare + epsilon)) * (weight[at] as number));
+    });
+    return norm(inputs, {}, []);
+  },
+  rotary: (inputs) => {
+    const [x, cosines, sines] = [get(inputs, 0), get(inputs, 1), get(inputs, 2)];
+    const half = (x.shape[3] as number) / 2;
+    const [read, cosine, sine] = [reader(x, 4), reader(cosines, 3), reader(sines, 3)];
+    return [
+      build(x.shape, ([batch = 0, head = 0, row = 0, column = 0]) => {
+        const angle = [batch, row, column % half];
+        const [first, second] = [
+          read([batch, head, row, column % half]),
+          read([batch, head, row, half + (column % half)]),
+        ];
+        return column < half
+          ? first * cosine(angle) - second * sine(angle)
+          : second * cosine(angle) + first * sine(angle);
+      }),
+    ];
+  },
   topK: (inputs, { k }, outputs) => {
     const { shape, data } = get(inputs, 0);
     const width = shape.at(-1) ?? 1;

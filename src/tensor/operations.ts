@@ -58,6 +58,9 @@ export const sqrt = (x: Value) => only(emit('sqrt', [x], none));
 export const sigmoid = (x: Value) => only(emit('sigmoid', [x], none));
 export const tanh = (x: Value) => only(emit('tanh', [x], none));
 export const erf = (x: Value) => only(emit('erf', [x], none));
+export const silu = (x: Value) => only(emit('silu', [x], none));
+/** The value, through which no gradient flows. */
+export const detach = (x: Value) => only(emit('detach', [x], none));
 export const equal = (a: Operand, b: Operand) => only(emit('equal', operands(a, b), none));
 export const less = (a: Operand, b: Operand) => only(emit('less', operands(a, b), none));
 
@@ -74,6 +77,14 @@ export function cast(x: Value, dtype: DType): Value {
 export const softmax = (x: Value) => only(emit('softmax', [x], none));
 /** Logarithm of the softmax over the last axis. */
 export const logSoftmax = (x: Value) => only(emit('logSoftmax', [x], none));
+
+/** Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + epsilon) * weight`. */
+export const rmsNorm = (x: Value, weight: Value, epsilon: number) =>
+  only(emit('rmsNorm', [x, weight], { epsilon }));
+
+/** Rotates pairs (i, i + H / 2) of x [B, heads, T, H] by the angles of cosines and sines [B or 1, T, H / 2]. */
+export const rotary = (x: Value, cosines: Value, sines: Value) =>
+  only(emit('rotary', [x, cosines, sines], none));
 
 /** The k largest along the last axis in falling order, and where they stand (int64). */
 export function topK(x: Value, k: number): { values: Value; indices: Value } {

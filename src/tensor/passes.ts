@@ -1,5 +1,6 @@
 /** Rewrites that leave every output as it is: dropping what nobody reads, computing equal things once. */
 import type { Node, Program, Value } from './program.ts';
+import { rewrite } from './rewrites.ts';
 import type { Tensor } from './tensor.ts';
 
 /** Removes every node that no output depends on. Inputs stay: they are the program's signature. */
@@ -39,9 +40,9 @@ export function mergeCommonSubexpressions(program: Program): Program {
   return { ...program, nodes, outputs };
 }
 
-/** Both passes, as every engine runs them before it compiles. */
+/** The passes that every engine runs before it compiles. */
 export function simplify(program: Program): Program {
-  return removeDeadCode(mergeCommonSubexpressions(program));
+  return removeDeadCode(rewrite(removeDeadCode(mergeCommonSubexpressions(program))));
 }
 
 /** The same operation on other inputs; its outputs keep their ids and names. */

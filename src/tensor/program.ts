@@ -21,6 +21,10 @@ export interface Attributes {
   sigmoid: Nothing;
   tanh: Nothing;
   erf: Nothing;
+  /** x * sigmoid(x) (Elfwing et al. 2018) */
+  silu: Nothing;
+  /** The value itself; no gradient flows through it. */
+  detach: Nothing;
   equal: Nothing;
   less: Nothing;
   /** inputs: condition (bool), then, otherwise */
@@ -31,6 +35,14 @@ export interface Attributes {
   logSoftmax: Nothing;
   /** outputs: values in falling order, and their int64 indices; the lower index wins a tie */
   topK: { readonly k: number };
+  /** Root-mean-square normalisation (Zhang and Sennrich 2019). inputs: x [..., D], weight [D] */
+  rmsNorm: { readonly epsilon: number };
+  // positions
+  /**
+   * Rotary position embedding (Su et al. 2021) in the half-split layout of Llama checkpoints. inputs: x
+   * [B, heads, T, H], cosines and sines [B or 1, T, H / 2]
+   */
+  rotary: Nothing;
   // reductions
   sum: { readonly axes: readonly number[]; readonly keepDimensions: boolean };
   max: { readonly axes: readonly number[]; readonly keepDimensions: boolean };
@@ -81,6 +93,11 @@ export interface Program {
   readonly nodes: readonly Node[];
   readonly inputs: ReadonlyMap<string, Value>;
   readonly outputs: ReadonlyMap<string, Value>;
+}
+
+/** What a run is given: nothing computes it. */
+export function isLeaf(node: Node): boolean {
+  return node.primitive === 'input' || node.primitive === 'constant';
 }
 
 export interface ValueType {

@@ -55,6 +55,11 @@ function sameDType(a: ValueType, b: ValueType): DType {
   return a.dtype;
 }
 
+function sameType(a: ValueType, b: ValueType): ValueType {
+  sameDType(a, b);
+  return a;
+}
+
 function mustAxis(type: ValueType, axis: number): number {
   const size = type.shape[axis];
   if (size === undefined || !Number.isInteger(axis)) {
@@ -150,6 +155,8 @@ export const shapeRules: { readonly [P in Primitive]: ShapeRule<P> } = {
   sigmoid: unary(),
   tanh: unary(),
   erf: unary(),
+  silu: { ...unary(), flops: (inputs) => 2 * perInputElement(inputs) },
+  detach: { types: (inputs) => [at(arity(inputs, 1), 0)], flops: free },
   equal: comparison(),
   less: comparison(),
   where: {
@@ -167,6 +174,33 @@ export const shapeRules: { readonly [P in Primitive]: ShapeRule<P> } = {
   cast: { types: (inputs, { dtype }) => [{ dtype, shape: at(arity(inputs, 1), 0).shape }], flops: free },
   softmax: alongLastAxis(5),
   logSoftmax: alongLastAxis(5),
+  rmsNorm: {
+    types: (inputs, { epsilon }) => {
+      arity(inputs, 2);
+      const [x, weight] = [mustFloat(at(inputs, 0)), at(inputs, 1)];
+      const width = mustAxis(x, x.shape.length - 1);
+      if (!sameShape(weight.shape, [width]))
+        throw new Error(`the weight of a width of ${width} has shape ${formatShape(weight.shape)}`);
+      if (!(epsilon >= 0)) throw new Error(`epsilon ${epsilon} is not positive`);
+      return [{ dtype: sameDType(x, weight), shape: x.shape }];
+    },
+    flops: (inputs) => 4 * perInputElement(inputs),
+  },
+  rotary: {
+    types: (inputs) => {
+      arity(inputs, 3);
+      const [x, cosines, sines] = [mustFloat(at(inputs, 0)), at(inputs, 1), at(inputs, 2)];
+      const [batch, , rows, width] = x.shape;
+      const [repeated] = cosines.shape;
+      const table = [repeated, rows, (width ?? 0) / 2] as number[];
+      if (x.shape.length !== 4 || (repeated !== 1 && repeated !== batch) || !sameShape(cosines.shape, table))
+        throw new Error(`a table ${formatShape(cosines.shape)} does not rotate ${formatShape(x.shape)}`);
+      if (!sameShape(sines.shape, table))
+        throw new Error(`sines ${formatShape(sines.shape)} differ from cosines ${formatShape(table)}`);
+      return [{ dtype: sameDType(x, sameType(cosines, sines)), shape: x.shape }];
+    },
+    flops: (inputs) => 3 * perInputElement(inputs),
+  },
   topK: {
     types: (inputs, { k }) => {
       const type = mustFloat(at(arity(inputs, 1), 0));

@@ -16,7 +16,15 @@ interface Recorder {
   readonly nodes: Node[];
   readonly names: Map<string, number>;
   readonly values: Set<Value>;
+  readonly customGradients: Map<Value, CustomGradient>;
   scopes: string[];
+}
+
+/** How a gradient is computed where the primitives' rules would waste time or memory. */
+export interface CustomGradient {
+  readonly inputs: readonly Value[];
+  /** Given the gradient of the value, those of the inputs; undefined for one that is not asked for. */
+  readonly backward: (dy: Value, asked: (index: number) => boolean) => readonly (Value | undefined)[];
 }
 
 let recorder: Recorder | undefined;
@@ -41,7 +49,13 @@ export function trace<Names extends string>(
   model: (inputs: Readonly<Record<Names, Value>>) => Readonly<Record<string, Value>>,
 ): Program {
   const outer = recorder;
-  const own: Recorder = { nodes: [], names: new Map(), values: new Set(), scopes: [] };
+  const own: Recorder = {
+    nodes: [],
+    names: new Map(),
+    values: new Set(),
+    customGradients: new Map(),
+    scopes: [],
+  };
   recorder = own;
   try {
     const handles = Object.fromEntries(
@@ -88,6 +102,17 @@ export function named(name: string, value: Value): Value {
   const own = recording();
   (value as { name: string }).name = uniqueName(own, [...own.scopes, name].join('.'));
   return value;
+}
+
+/** Says how the gradient of a value flows to some values that it was computed from. Returns the value. */
+export function withGradient(value: Value, gradient: CustomGradient): Value {
+  recording().customGradients.set(value, gradient);
+  return value;
+}
+
+/** The gradient that was given for a value by hand. */
+export function customGradientOf(value: Value): CustomGradient | undefined {
+  return recording().customGradients.get(value);
 }
 
 /** The nodes recorded so far in the surrounding trace, in order. */

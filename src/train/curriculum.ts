@@ -1,23 +1,22 @@
 /** The staged curriculum: what trains when, on what, how fast; interruptible at any step. */
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
-import type { Engine } from '../engine/engine.ts';
+import { type Engine, EngineError } from '../engine/engine.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import { parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
-import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
-import { answerIds, promptIds } from '../pal/prompt.ts';
+import type { ClipFeatures, Row } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
-import { answerBatch, answerObjective } from './loss.ts';
+import { answerBatch } from './loss.ts';
 import type { StepMetrics } from './metrics.ts';
 import { dataOrder } from './order.ts';
 import { learningRateAt } from './schedule.ts';
-import { configHash, RunError, selectParameters, type Watch } from './setup.ts';
+import { configHash, type Watch } from './setup.ts';
+import { pick, planStage, trainableByStage } from './stage.ts';
 import { type Batch, NonFiniteError, trainingState } from './step.ts';
 
-type Stage = Experiment['train']['stages'][number];
 type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
 
 export interface Curriculum {
@@ -41,48 +40,6 @@ export interface CurriculumResult {
   readonly parameters: ParameterTensors;
   readonly steps: number;
   readonly finished: boolean;
-}
-
-/** The examples that a stage trains on. @throws RunError when its filter leaves none */
-export function stageExamples(stage: Stage, examples: readonly Example[]): Example[] {
-  const { categories, kinds } = stage.data;
-  const known = new Set(examples.map((example) => example.category));
-  const unknown = categories?.find((category) => !known.has(category));
-  if (unknown !== undefined) {
-    throw new RunError(
-      `train.stages "${stage.name}": no category "${unknown}"; there are ${[...known].sort().join(', ')}`,
-    );
-  }
-  const chosen = examples.filter(
-    ({ category, kind }) => (categories?.includes(category) ?? true) && (kinds?.includes(kind) ?? true),
-  );
-  if (chosen.length === 0)
-    throw new RunError(`train.stages "${stage.name}": its data filter leaves no example`);
-  return chosen;
-}
-
-/** A question with its answer as one sequence; the targets are what is learned. */
-export function trainingRow(
-  { prompt, train }: Experiment,
-  { llm }: AudioLlm,
-  tokenizer: Tokenizer,
-  example: Example,
-  clip: ClipFeatures | undefined,
-): Row {
-  const asked = promptIds(prompt, tokenizer, llm.bosTokenId, example);
-  const answer = [...answerIds(tokenizer, example.answer), llm.eosTokenIds[0] as number];
-  const ids = [...asked.ids, ...answer];
-  const first = train.lossOn === 'answer' ? asked.ids.length : 1;
-  const targets = ids.slice(first).map((id, index) => ({ position: first + index - 1, id }));
-  return { id: example.id, ids, clip, targets };
-}
-
-/** Every parameter that some stage trains, by stage. @throws RunError for a pattern that matches nothing */
-export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
-  const all = [...names];
-  return train.stages.map((stage) =>
-    selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`),
-  );
 }
 
 /** Runs the curriculum, from the beginning or from a checkpoint. */
@@ -131,10 +88,6 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
   return { parameters, steps: progress.step, finished: true };
 }
 
-function pick(parameters: ParameterTensors, names: ReadonlySet<string>): ParameterTensors {
-  return new Map([...parameters].filter(([name]) => names.has(name)));
-}
-
 async function runStage(
   { experiment, engine, model, tokenizer, examples, clips, save, log, watch, interrupted }: Curriculum,
   index: number,
@@ -150,32 +103,19 @@ async function runStage(
   interrupted: boolean;
 }> {
   const { train, seed } = experiment;
-  const stage = train.stages[index] as Stage;
-  const rows = stageExamples(stage, examples).map((example) =>
-    trainingRow(experiment, model, tokenizer, example, clips.get(example.audio)),
+  const { stage, rows, shape, options } = planStage(
+    { experiment, model, tokenizer, examples, clips, parameters },
+    index,
+    names,
   );
-  const shape: BatchShape = {
-    rows: train.batchSize,
-    textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
-    targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
-  };
-  const trainable = pick(parameters, names);
-  const frozen = new Map([...parameters].filter(([name]) => !names.has(name)));
+  const { trainable } = options;
   const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
   watch.note(
     `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
       `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
   );
   const state = await trainingState(
-    {
-      engine,
-      objective: answerObjective(model, shape),
-      trainable,
-      frozen,
-      optimizer: train.optimizer,
-      clipNorm: train.clipNorm,
-      accumulate: train.accumulate,
-    },
+    { engine, ...options },
     startMoments.size === 0 ? undefined : { updates: start.updates, moments: startMoments },
   );
   const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
@@ -191,11 +131,12 @@ async function runStage(
       const window: Batch[] = drawn.map((batch) => answerBatch(model, shape, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
+        const where = `step ${progress.step + 1}, stage "${stage.name}"`;
+        if (error instanceof EngineError)
+          throw new EngineError(`${where}: ${error.message}`, { cause: error });
         if (!(error instanceof NonFiniteError)) throw error;
         const ids = drawn.flat().map((row) => row.id);
-        throw new NonFiniteError(
-          `step ${progress.step + 1}, stage "${stage.name}": ${error.message}. Samples: ${ids.join(', ')}`,
-        );
+        throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
       });
       const tokens = window.reduce((total, batch) => total + batch.tokens, 0);
       const stepMs = performance.now() - began;
@@ -230,10 +171,15 @@ async function runStage(
       if (stopping && !ends) break;
     }
     const { moments } = await state.optimizer();
-    return { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+    const result = { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+    await state.dispose();
+    return result;
+  } catch (error) {
+    // On a device that was lost nothing can be freed either; what failed first is what counts.
+    await state.dispose().catch(() => undefined);
+    throw error;
   } finally {
     bar.stop();
-    await state.dispose();
   }
 }
 

@@ -7,26 +7,18 @@ import { join } from 'node:path';
 import { formatExperiment } from '../config/load.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
-import { ensureDataset, readSplit } from '../data/dataset.ts';
+import type { Engine } from '../engine/engine.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { checkKeys } from '../llm/weights.ts';
 import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
-import { runCurriculum, trainableByStage } from './curriculum.ts';
+import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
+import { withCheckpoint } from './failure.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
-import {
-  assemble,
-  configHash,
-  encodeClips,
-  initialParameters,
-  loadEncoders,
-  loadExperimentLlm,
-  longestClips,
-  makeEngine,
-  RunError,
-  type Watch,
-} from './setup.ts';
+import { buildModel, readExamples } from './prepare.ts';
+import { configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
+import { trainableByStage } from './stage.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
@@ -35,6 +27,8 @@ export interface RunOptions {
   readonly evaluate: boolean;
   /** Asked after every step; true saves and stops. */
   readonly interrupted?: () => boolean;
+  /** The one that the configuration names when left out. Whoever gives one ends it. */
+  readonly engine?: Engine;
 }
 
 export interface RunResult {
@@ -59,15 +53,12 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     `${JSON.stringify(environment(experiment), null, 2)}\n`,
   );
 
-  const building = watch.progress(`building ${experiment.data.dataset}`, 100);
-  await ensureDataset(experiment.data.dataset, experiment.data.dir, (fraction) =>
-    building.update(Math.round(100 * fraction)),
+  const { training: trainingExamples, evaluation: evaluationExamples } = await readExamples(
+    experiment,
+    watch,
   );
-  building.stop();
-  const trainingExamples = await readSplit(experiment.data.dir, 'train');
-  const evaluationExamples = await readSplit(experiment.data.dir, experiment.eval.split);
 
-  const engine = makeEngine(experiment);
+  const engine = options.engine ?? makeEngine(experiment);
   const encoders = await loadEncoders(experiment);
   try {
     const { clips, skipped } = await encodeClips(
@@ -77,11 +68,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       watch,
     );
     for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
-    const heard = trainingExamples.filter(({ audio }) => clips.has(audio));
-    if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
-    const llm = await loadExperimentLlm(experiment);
-    const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
-    const parameters = initialParameters(model, llm.parameters, experiment.seed);
+    const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {
@@ -104,7 +91,11 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       log: metrics.append,
       watch,
       interrupted,
-    }).finally(metrics.close);
+    })
+      .catch(async (error: unknown) => {
+        throw await withCheckpoint(error, checkpoints, resume);
+      })
+      .finally(metrics.close);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
     await saveModel(join(dir, 'model'), model, llm, result.parameters);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
@@ -122,7 +113,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();
-    await engine.dispose();
+    if (options.engine === undefined) await engine.dispose();
   }
 }
 

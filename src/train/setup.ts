@@ -9,7 +9,7 @@ import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import type { Engine } from '../engine/engine.ts';
-import { onnxEngine } from '../engine/onnx/engine.ts';
+import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
 import { type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
@@ -43,8 +43,13 @@ export interface EncodedClips {
 
 type Feature = Tensor & { dtype: 'float32' };
 
-export function makeEngine({ engine, train }: Experiment): Engine {
-  return onnxEngine({ provider: engine.provider, optimization: engine.optimization, threads: train.threads });
+/** What a configuration says about the engine. */
+export function engineOptions({ engine, train }: Experiment): OnnxEngineOptions {
+  return { provider: engine.provider, optimization: engine.optimization, threads: train.threads };
+}
+
+export function makeEngine(experiment: Experiment): Engine {
+  return onnxEngine(engineOptions(experiment));
 }
 
 /** Loads the encoders that the streams name, each once. */

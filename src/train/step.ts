@@ -211,6 +211,9 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
     ]),
   );
   let done = start?.updates ?? 0;
+  // Two generations of the state take turns in the same memory. What came from outside, or was given out, is not ours.
+  const own = new Set<Feed>();
+  const spare: Record<string, Tensor> = {};
 
   function replace(
     target: Record<string, Feed>,
@@ -219,9 +222,24 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
   ) {
     for (const name of replaced) {
       const old = target[name];
-      target[name] = outputs[`next.${name}`] as Feed;
-      if (old !== undefined && isDeviceTensor(old)) old.dispose();
+      const next = outputs[`next.${name}`] as Feed;
+      target[name] = next;
+      delete spare[`next.${name}`];
+      if (!isDeviceTensor(next)) own.add(next);
+      if (old === undefined) continue;
+      if (isDeviceTensor(old)) old.dispose();
+      else if (own.delete(old)) spare[`next.${name}`] = old;
     }
+  }
+
+  /** The memory that a program's outputs may be written to. */
+  function room(outputs: readonly string[]): Record<string, Tensor> {
+    return Object.fromEntries(
+      outputs.flatMap((name): [string, Tensor][] => {
+        const tensor = spare[`next.${name}`];
+        return tensor === undefined ? [] : [[`next.${name}`, tensor]];
+      }),
+    );
   }
 
   function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
@@ -243,6 +261,7 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
       return isDeviceTensor(value) ? [[name, value]] : [];
     });
     const copies = await engine.read(Object.fromEntries(device));
+    for (const name of wanted) own.delete(state[name] as Feed);
     return new Map(
       wanted.map((name) => [name, (copies[name] ?? state[name]) as Tensor & { dtype: 'float32' }]),
     );
@@ -262,18 +281,21 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
       };
       if (fused !== undefined) {
         const [batch] = window;
-        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds });
+        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds }, room(stateNames));
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
       const sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [`sum.${name}`, zero(name)]));
-      const own = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
+      const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
       let loss = 0;
       for (const batch of window) {
-        const outputs = await (accumulating as Executable).run({ ...own, ...sums, ...batch.feeds });
+        const outputs = await (accumulating as Executable).run(
+          { ...trained, ...sums, ...batch.feeds },
+          room(sumNames),
+        );
         loss += Number(plain(outputs, 'loss').data[0]);
         replace(sums, outputs, sumNames);
       }
-      const outputs = await (update as Executable).run({ ...state, ...sums, ...scalars });
+      const outputs = await (update as Executable).run({ ...state, ...sums, ...scalars }, room(stateNames));
       for (const value of Object.values(sums)) if (isDeviceTensor(value)) value.dispose();
       return commit(outputs, loss / supervised);
     },
@@ -282,8 +304,9 @@ export async function trainingState(options: StepOptions, start?: OptimizerState
       return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
     },
     async dispose() {
-      for (const executable of executables) await executable.dispose();
+      // Device memory belongs to the program that made it: freeing it after the program ends the process.
       for (const value of Object.values(state)) if (isDeviceTensor(value)) value.dispose();
+      for (const executable of executables) await executable.dispose();
     },
   };
 }

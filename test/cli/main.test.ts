@@ -74,6 +74,21 @@ describe('wrong usage ends with 2 and says what was meant', () => {
       ['data', 'build', 'sound-world', '--set', 'settings.sede=1'],
       '--set settings.sede=1  settings.sede: unknown field (did you mean "seed"?)',
     ],
+    [
+      'an engine for no experiment',
+      ['doctor', '--engine', 'webgpu'],
+      'palkit doctor: --engine, --stage, --set and --on-bad-sample belong to an experiment',
+    ],
+    [
+      'an engine that is none',
+      ['doctor', '--engine', 'webgp', 'configs/default.yaml'],
+      '--engine takes one of cpu, webgpu, cuda, not "webgp" (did you mean "webgpu"?)',
+    ],
+    [
+      'steps that are no number',
+      ['profile', 'configs/default.yaml', '--steps', 'few'],
+      '--steps few: expected a whole number from 1 up',
+    ],
     ['a misspelt config', ['train', 'configs/defualt.yaml'], 'configs/defualt.yaml: there is no such file'],
   ])('%s', async (_, given, expected) => {
     const { code, stdout, stderr } = await palkit(...given);
@@ -137,7 +152,7 @@ describe('help', () => {
   test('of palkit names its commands', async () => {
     const { code, stdout } = await palkit('--help');
     expect(code).toBe(0);
-    for (const command of ['train', 'eval', 'ask', 'data', 'doctor'])
+    for (const command of ['train', 'eval', 'ask', 'profile', 'data', 'doctor'])
       expect(stdout).toMatch(new RegExp(`  ${command} `));
   });
 

@@ -1,11 +1,19 @@
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
+import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import { programToOnnx } from '../../src/engine/onnx/lower.ts';
+import { gradients } from '../../src/tensor/gradients.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
 import * as ops from '../../src/tensor/operations.ts';
-import type { Value, ValueType } from '../../src/tensor/program.ts';
+import { simplify } from '../../src/tensor/passes.ts';
+import { isLeaf, type Value, type ValueType } from '../../src/tensor/program.ts';
+import { schedule } from '../../src/tensor/schedule.ts';
 import { float32, int32, sizeOf, type Tensor, tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { cases } from '../tensor/arbitrary.ts';
@@ -142,6 +150,53 @@ describe('the engine', () => {
       await other.dispose();
     }
     for (const result of results.values()) expect(result).toEqual(results.get('disabled'));
+  });
+
+  it('writes outputs where the caller wants them, run after run', async () => {
+    const executable = await engine.compile(program);
+    const fresh = await executable.run({ x });
+    const y = float32([2, 2], [9, 9, 9, 9]);
+    const outputs = await executable.run({ x }, { y });
+    expect(plain(outputs, 'y').data).toBe(y.data);
+    expect(outputs).toEqual(fresh);
+    await executable.run({ x: float32([2, 2], [0, 0, 0, 0]) }, { y });
+    expect([...y.data]).toEqual([0, 0, 0, 0]);
+    // What was returned without a place of its own is not written over.
+    expect(plain(fresh, 'y').data).not.toBe(y.data);
+    await expect(executable.run({ x }, { w: y })).rejects.toThrow('the program has no output "w"');
+    await expect(executable.run({ x }, { z: y })).rejects.toThrow(
+      'output "z" is float32[2], it does not fit float32[2, 2]',
+    );
+  });
+
+  it('runs the nodes in the order that decides the memory', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'palkit-order-'));
+    const deep = trace({ x: { dtype: 'float32', shape: [8, 8] } }, ({ x }) => {
+      let hidden = x;
+      for (let layer = 0; layer < 4; layer++) hidden = ops.softmax(ops.matmul(ops.silu(hidden), x));
+      const [dx] = gradients(ops.sum(ops.multiply(hidden, hidden)), [x]);
+      return { dx: dx as Value, hidden };
+    });
+    const session = await InferenceSession.create(programToOnnx(deep), {
+      graphOptimizationLevel: 'disabled',
+      enableProfiling: true,
+      profileFilePrefix: join(folder, 'profile'),
+    });
+    await session.run({ x: new OrtTensor('float32', new Float32Array(64).fill(0.1), [8, 8]) });
+    session.endProfiling();
+    const [file] = await readdir(folder);
+    const events = JSON.parse(await readFile(join(folder, file as string), 'utf8')) as {
+      cat: string;
+      name: string;
+    }[];
+    await rm(folder, { recursive: true });
+    const ran = events
+      .filter(({ cat, name }) => cat === 'Node' && name.endsWith('_kernel_time'))
+      .map(({ name }) => name.slice(0, -'_kernel_time'.length));
+    const expected = schedule(simplify(deep)).nodes.filter((node) => !isLeaf(node));
+    const outputs = new Map([...simplify(deep).outputs].map(([name, { id }]) => [id, name]));
+    expect(ran).toEqual(expected.map(({ outputs: [value] }) => outputs.get(value?.id ?? -1) ?? value?.name));
+    await session.release();
   });
 
   it('keeps outputs on the device and reads them back', async () => {

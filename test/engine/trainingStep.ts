@@ -4,7 +4,8 @@
  */
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
-import { onnxEngine, type Provider } from '../../src/engine/onnx/engine.ts';
+import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import type { Provider } from '../../src/engine/onnx/lower.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { gradientProgram, trainingState } from '../../src/train/step.ts';
@@ -65,5 +66,8 @@ const result = JSON.stringify({
     [...(await state.parameters())].map(([name, tensor]) => [name, numbers(tensor)]),
   ),
 });
+await state.dispose();
+await gradient.dispose();
+await engine.dispose();
 // Leaving before the pipe has taken everything would cut the result off.
 process.stdout.write(result, () => process.exit(0));

@@ -13,11 +13,12 @@ interface Step {
 /** Debian's chromium package ships a Vulkan device in software. */
 const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
 
-function runStep(provider: string): Step | string {
+/** What a module of this folder prints on a provider, or why it does not. */
+function run<T>(module: string, provider: string): T | string {
   const software = existsSync(softwareDevice) && process.env.VK_ICD_FILENAMES === undefined;
   const child = spawnSync(
     process.execPath,
-    ['node_modules/tsx/dist/cli.mjs', 'test/engine/trainingStep.ts', provider],
+    ['node_modules/tsx/dist/cli.mjs', `test/engine/${module}.ts`, provider],
     {
       encoding: 'utf8',
       maxBuffer: 2 ** 28,
@@ -30,7 +31,7 @@ function runStep(provider: string): Step | string {
     },
   );
   return child.status === 0
-    ? (JSON.parse(child.stdout) as Step)
+    ? (JSON.parse(child.stdout) as T)
     : `${child.stderr}`.trim().split('\n').at(-1) || 'no device';
 }
 
@@ -42,14 +43,14 @@ function relative(a: readonly number[], b: readonly number[]): number {
 }
 
 describe('a training step on webgpu', () => {
-  const found = runStep('webgpu');
+  const found = run<Step>('trainingStep', 'webgpu');
   if (typeof found === 'string') {
     console.warn(`webgpu is skipped: ${found}`);
     it.skip(`no WebGPU device here (${found}); on Debian, apt-get install chromium libvulkan1 gives one in software`, () =>
       undefined);
     return;
   }
-  const cpu = runStep('cpu') as Step;
+  const cpu = run<Step>('trainingStep', 'cpu') as Step;
 
   it('gives the loss and the gradients of the cpu to 1e-3', () => {
     expect(Object.keys(found.gradients)).toEqual(Object.keys(cpu.gradients));
@@ -66,5 +67,17 @@ describe('a training step on webgpu', () => {
     for (const [name, values] of Object.entries(cpu.parameters)) {
       expect(relative(values, found.parameters[name] as number[])).toBeLessThan(1e-2);
     }
+  });
+
+  it('computes every primitive as the reference does, on the device', () => {
+    type Report = Record<string, { deviation: number; elsewhere: string[] }>;
+    const report = run<Report>('primitivesOnProvider', 'webgpu') as Report;
+    expect(Object.keys(report).length).toBeGreaterThan(25);
+    for (const { deviation } of Object.values(report)) expect(deviation).toBeLessThan(1e-5);
+    const elsewhere = Object.entries(report).filter((entry) => entry[1].elsewhere.length > 0);
+    // The case turns topK's 64-bit indices into floats; WebGPU has no 64-bit numbers.
+    expect(elsewhere.map(([primitive, own]) => [primitive, own.elsewhere])).toEqual([
+      ['topK', ['Cast float']],
+    ]);
   });
 });

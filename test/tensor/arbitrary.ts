@@ -106,6 +106,17 @@ export const cases: { readonly [P in Exclude<Primitive, 'input'>]: Draw } = {
   sigmoid: unary(ops.sigmoid),
   tanh: unary(ops.tanh),
   erf: unary(ops.erf),
+  silu: unary(ops.silu),
+  // Linear in what is detached: central differences would see a slope where the gradient has none.
+  detach: (random) => {
+    const dims = shape(random, 2);
+    return {
+      inputs: { x: float(dims), held: float(dims) },
+      differentiable: ['x'],
+      feeds: { x: normals(random, sizeOf(dims)), held: normals(random, sizeOf(dims)) },
+      model: ({ x, held }) => ops.multiply(x as Value, ops.detach(held as Value)),
+    };
+  },
   equal: binary((a, b) => ops.add(ops.cast(ops.equal(a, b), a.dtype), ops.add(a, b))),
   less: binary((a, b) => ops.add(ops.cast(ops.less(a, b), a.dtype), ops.add(a, b))),
   where: (random) => {
@@ -128,6 +139,36 @@ export const cases: { readonly [P in Exclude<Primitive, 'input'>]: Draw } = {
   ),
   softmax: unary(ops.softmax),
   logSoftmax: unary(ops.logSoftmax),
+  rmsNorm: (random) => {
+    const dims = shape(random, 1 + random.integer(3));
+    const weight = [dims.at(-1) as number];
+    return {
+      inputs: { x: float(dims), weight: float(weight) },
+      differentiable: ['x', 'weight'],
+      feeds: { x: normals(random, sizeOf(dims)), weight: normals(random, sizeOf(weight)) },
+      model: ({ x, weight }) => ops.rmsNorm(x as Value, weight as Value, 0.1),
+    };
+  },
+  rotary: (random) => {
+    const [batch, heads, rows, half] = [1, 2, 3, 4].map(() => 1 + random.integer(3)) as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    const dims = [batch, heads, rows, 2 * half];
+    const table = [random.integer(2) === 0 ? 1 : batch, rows, half];
+    return {
+      inputs: { x: float(dims), cosines: float(table), sines: float(table) },
+      differentiable: ['x'],
+      feeds: {
+        x: normals(random, sizeOf(dims)),
+        cosines: normals(random, sizeOf(table)),
+        sines: normals(random, sizeOf(table)),
+      },
+      model: ({ x, cosines, sines }) => ops.rotary(x as Value, cosines as Value, sines as Value),
+    };
+  },
   topK: unary((x, random) => {
     const { values, indices } = ops.topK(x, 1 + random.integer(x.shape.at(-1) as number));
     return ops.add(values, ops.cast(indices, x.dtype));

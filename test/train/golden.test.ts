@@ -10,10 +10,10 @@ import { loadExperiment } from '../../src/config/load.ts';
 import { loadLlm } from '../../src/llm/weights.ts';
 import { simplify } from '../../src/tensor/passes.ts';
 import { countFlops, printProgram } from '../../src/tensor/print.ts';
-import { trainableByStage } from '../../src/train/curriculum.ts';
 import { answerObjective } from '../../src/train/loss.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { assemble, initialParameters } from '../../src/train/setup.ts';
+import { trainableByStage } from '../../src/train/stage.ts';
 import { gradientProgram } from '../../src/train/step.ts';
 import { makeWorld, type World } from './fixture.ts';
 

@@ -1,46 +1,17 @@
 /** Which execution providers of ONNX Runtime really compute on this machine. */
-import { fork } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { fileURLToPath } from 'node:url';
-import type { Provider } from '../../engine/onnx/engine.ts';
+import { z } from 'zod';
+import type { Provider } from '../../engine/onnx/lower.ts';
 import type { Check } from './check.ts';
+import { type Environment, runChild, softwareEnvironment } from './child.ts';
 
-interface Attempt {
-  readonly ok: boolean;
-  readonly reason: string;
-}
+const attemptSchema = z.object({ ok: z.boolean(), reason: z.string().default('') });
 
-const attemptLimitMs = 60_000;
-
-/** SwiftShader, a GPU in software, as Debian's chromium package brings it. */
-const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
+type Attempt = z.output<typeof attemptSchema>;
 
 /** Runs a tiny program on a provider in a child process. */
-function attempt(provider: Provider, environment: Readonly<Record<string, string>> = {}): Promise<Attempt> {
-  const ending = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const child = fork(fileURLToPath(new URL(`./tryProvider.${ending}`, import.meta.url)), [provider], {
-    env: { ...process.env, ...environment },
-    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-  });
-  return new Promise((resolve) => {
-    let answer: Attempt | undefined;
-    const timer = setTimeout(() => {
-      answer ??= { ok: false, reason: `no answer within ${attemptLimitMs / 1000} s` };
-      child.kill('SIGKILL');
-    }, attemptLimitMs);
-    child.on('message', (message) => {
-      const { ok = false, reason = '' } = message as Partial<Attempt>;
-      answer = { ok, reason };
-    });
-    child.on('error', (error) => {
-      answer ??= { ok: false, reason: error.message };
-    });
-    child.on('close', (code, signal) => {
-      clearTimeout(timer);
-      resolve(answer ?? { ok: false, reason: `its process ended with ${signal ?? `exit code ${code}`}` });
-    });
-  });
+async function attempt(provider: Provider, environment: Environment = {}): Promise<Attempt> {
+  const outcome = await runChild('tryProvider', [provider], attemptSchema, { environment, limitMs: 60_000 });
+  return outcome.ok ? outcome.answer : outcome;
 }
 
 /** CPU, WebGPU and CUDA, each tried. */
@@ -63,11 +34,8 @@ async function checkWebGpu(): Promise<Check> {
     const found = isSoftware(process.env.VK_ICD_FILENAMES) ? 'works on a software device' : 'works';
     return { what, status: 'ok', found, advice: '--set engine.provider=webgpu' };
   }
-  if (existsSync(softwareDevice)) {
-    const environment = {
-      VK_ICD_FILENAMES: softwareDevice,
-      XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),
-    };
+  const environment = softwareEnvironment();
+  if (environment !== undefined) {
     if ((await attempt('webgpu', environment)).ok) {
       const setting = Object.entries(environment)
         .map(([name, value]) => `${name}=${value}`)

@@ -3,7 +3,8 @@
  * fails can take the whole process with it.
  */
 import { plain } from '../../engine/engine.ts';
-import { onnxEngine, type Provider } from '../../engine/onnx/engine.ts';
+import { onnxEngine } from '../../engine/onnx/engine.ts';
+import type { Provider } from '../../engine/onnx/lower.ts';
 import { matmul } from '../../tensor/operations.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';

@@ -11,6 +11,7 @@ import {
   TensorProtoSchema,
   TensorShapeProto_DimensionSchema,
   TensorShapeProtoSchema,
+  TypeProto_SequenceSchema,
   TypeProto_TensorSchema,
   TypeProtoSchema,
   type ValueInfoProto,
@@ -45,8 +46,8 @@ export interface GraphBuilder {
   ): void;
   /** Adds numbers under a name. */
   initializer(name: string, values: Tensor): void;
-  /** A shared int64 vector: axes, shapes, paddings. */
-  integers(values: readonly number[]): string;
+  /** Shared int64 values: axes, shapes, paddings; a vector when no shape is given. */
+  integers(values: readonly number[], shape?: readonly number[]): string;
   /** A shared scalar. */
   scalar(dtype: DType, value: number): string;
   /** A name that no value of the program has. */
@@ -112,10 +113,10 @@ export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
         }),
       );
     },
-    integers: (values) =>
+    integers: (values, shape = [values.length]) =>
       share(
-        `int64[${values.join(',')}]`,
-        tensor('int64', [values.length], BigInt64Array.from(values, BigInt)),
+        `int64[${shape.join(',')}](${values.join(',')})`,
+        tensor('int64', shape, BigInt64Array.from(values, BigInt)),
       ),
     scalar: (dtype, value) => {
       if (dtype !== 'float32' && dtype !== 'float64')
@@ -144,6 +145,22 @@ function attributeProto(name: string, value: AttributeValue): AttributeProto {
     name,
     type: AttributeProto_AttributeType.INTS,
     ints: value.map(BigInt),
+  });
+}
+
+/** The declaration of an output that is a sequence of float32 tensors. */
+export function sequenceInfo(name: string): ValueInfoProto {
+  const element = create(TypeProtoSchema, {
+    value: {
+      case: 'tensorType',
+      value: create(TypeProto_TensorSchema, { elemType: onnxDType.float32 }),
+    },
+  });
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, {
+      value: { case: 'sequenceType', value: create(TypeProto_SequenceSchema, { elemType: element }) },
+    }),
   });
 }
 

@@ -2,18 +2,12 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
 import { simplify } from '../../tensor/passes.ts';
-import type { NodeOf, Primitive, Program, Value } from '../../tensor/program.ts';
+import type { Primitive, Program, Value } from '../../tensor/program.ts';
+import { schedule } from '../../tensor/schedule.ts';
 import { EngineError } from '../engine.ts';
-import { type GraphBuilder, graphBuilder, onnxDType, valueInfo } from './graph.ts';
-
-type Lower<P extends Primitive> = (context: {
-  readonly graph: GraphBuilder;
-  readonly node: NodeOf<P>;
-  readonly attributes: NodeOf<P>['attributes'];
-  /** ONNX names of the node's inputs and outputs. */
-  readonly inputs: readonly string[];
-  readonly outputs: readonly string[];
-}) => void;
+import { graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
+import { type Lower, type Lowerings, transposed } from './lowering.ts';
+import { webGpuLowerings } from './webGpu.ts';
 
 /** A primitive that is an ONNX operator as it stands. */
 function operator<P extends Primitive>(name: string, attributes?: Record<string, number | string>): Lower<P> {
@@ -47,12 +41,7 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
   // The fused operator has no kernel for the other types.
   const flags = [transposeA, transposeB];
   const factors = inputs.map((name, index) => {
-    if (!flags[index]) return name;
-    const rank = node.inputs[index]?.shape.length ?? 2;
-    const perm = [...Array(rank).keys()].map((axis) => (axis < rank - 2 ? axis : 2 * rank - 3 - axis));
-    const transposed = graph.temporary(`${outputs[0]}.transposed`);
-    graph.node('Transpose', [name], [transposed], { perm });
-    return transposed;
+    return flags[index] ? transposed(graph, name, node.inputs[index]?.shape.length ?? 2, outputs) : name;
   });
   if (scale === 1 || dtype === undefined) return graph.node('MatMul', factors, outputs);
   const product = graph.temporary(`${outputs[0]}.unscaled`);
@@ -60,8 +49,32 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
   graph.node('Mul', [product, graph.scalar(dtype, scale)], outputs);
 };
 
+const silu: Lower<'silu'> = ({ graph, node, inputs, outputs }) => {
+  if (node.outputs[0]?.dtype === 'float32')
+    return graph.node('QuickGelu', inputs, outputs, { alpha: { float: 1 } }, 'com.microsoft');
+  // The fused operator has no kernel for the other types.
+  const gate = graph.temporary(`${outputs[0]}.gate`);
+  graph.node('Sigmoid', inputs, [gate]);
+  graph.node('Mul', [...inputs, gate], outputs);
+};
+
+/** The operator looks its angles up in tables [positions, H / 2]; sequences of their own angles get rows of their own. */
+const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
+  const [x = '', ...tables] = inputs;
+  const [batch = 1] = node.inputs[0]?.shape ?? [];
+  const [repeated = 1, rows = 1, half = 1] = node.inputs[1]?.shape ?? [];
+  const flat = tables.map((name) => {
+    const table = graph.temporary(`${outputs[0]}.table`);
+    graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]);
+    return table;
+  });
+  const positions = Array.from({ length: batch * rows }, (_, at) => (repeated === 1 ? at % rows : at));
+  const ids = graph.integers(positions, [batch, rows]);
+  graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
+};
+
 /** One entry per primitive; a primitive without one does not compile. */
-const lowerings: { readonly [P in Primitive]: Lower<P> } = {
+const lowerings: Lowerings = {
   input: () => undefined,
   constant: ({ graph, attributes, outputs }) => graph.initializer(outputs[0] as string, attributes.tensor),
   add: operator('Add'),
@@ -75,6 +88,8 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
   sigmoid: operator('Sigmoid'),
   tanh: operator('Tanh'),
   erf: operator('Erf'),
+  silu,
+  detach: operator('Identity'),
   equal: operator('Equal'),
   less: operator('Less'),
   where: operator('Where'),
@@ -82,6 +97,9 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
     graph.node('Cast', inputs, outputs, { to: onnxDType[dtype] }),
   softmax: operator('Softmax', { axis: -1 }),
   logSoftmax: operator('LogSoftmax', { axis: -1 }),
+  rmsNorm: ({ graph, attributes: { epsilon }, inputs, outputs }) =>
+    graph.node('SimplifiedLayerNormalization', inputs, outputs, { axis: -1, epsilon: { float: epsilon } }),
+  rotary,
   topK: ({ graph, attributes: { k }, inputs, outputs }) =>
     graph.node('TopK', [...inputs, graph.integers([k])], outputs, { axis: -1, largest: 1, sorted: 1 }),
   sum: reduction('ReduceSum'),
@@ -106,27 +124,75 @@ const lowerings: { readonly [P in Primitive]: Lower<P> } = {
     graph.node('ScatterElements', inputs, outputs, { axis, reduction: 'add' }),
 };
 
+/**
+ * ONNX Runtime's Node binding copies every output into new memory after a run, even one that was written where the
+ * caller wanted it. It stops at the first output that is no tensor: this one, listed before the others.
+ */
+export const endingName = 'palkit.ending';
+
 const opset = 21;
 const irVersion = 10;
 
+export interface LoweredProgram {
+  readonly model: Uint8Array;
+  /** The program as it was lowered: simplified. */
+  readonly program: Program;
+  /** By the name of each node of the graph, the value that it computes or helps to compute. */
+  readonly values: ReadonlyMap<string, Value>;
+}
+
+/** Where the graph is to run: the operators that it is written in are those that the provider has. */
+export type Provider = 'cpu' | 'webgpu' | 'cuda';
+
+const providerLowerings: Readonly<Record<Provider, Lowerings>> = {
+  cpu: lowerings,
+  webgpu: { ...lowerings, ...webGpuLowerings },
+  cuda: lowerings,
+};
+
+/** A program as ONNX model bytes. @throws as `lowerProgram` */
+export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint8Array {
+  return lowerProgram(source, provider).model;
+}
+
 /**
- * A program as ONNX model bytes. Graph inputs and outputs have the program's names, every other tensor the name
- * of its value.
+ * A program as an ONNX model. Graph inputs and outputs have the program's names, every other tensor the name of
+ * its value.
+ * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
  * @throws EngineError when an input and an output share a name, which ONNX cannot express
  */
-export function programToOnnx(source: Program): Uint8Array {
-  const program = simplify(source);
+export function lowerProgram(
+  source: Program,
+  provider: Provider,
+  { ending = false }: { readonly ending?: boolean } = {},
+): LoweredProgram {
+  const program = schedule(simplify(source));
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()));
-  for (const node of program.nodes) {
-    const lower = lowerings[node.primitive] as Lower<Primitive>;
+  const values = new Map<string, Value>();
+  const attribute = (from: number, value: Value | undefined) => {
+    for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
+  };
+  // ONNX Runtime walks depth first from the last node of the list that nobody reads, whatever order the list has:
+  // listed backwards, the nodes run in the program's order, and memory is held as long as the program says.
+  for (const node of [...program.nodes].reverse()) {
+    const lower = providerLowerings[provider][node.primitive] as Lower<Primitive>;
     const name = (value: Value) => names.get(value) as string;
     const [inputs, outputs] = [node.inputs.map(name), node.outputs.map(name)];
+    const before = graph.nodes.length;
     lower({ graph, node, attributes: node.attributes, inputs, outputs });
+    attribute(before, node.outputs[0]);
   }
   for (const [name, value] of program.outputs) {
     const tensorName = names.get(value) as string;
-    if (tensorName !== name) graph.node('Identity', [tensorName], [name]);
+    if (tensorName === name) continue;
+    graph.node('Identity', [tensorName], [name]);
+    attribute(graph.nodes.length - 1, value);
+  }
+  const outputs = [...program.outputs].map(([name, value]) => valueInfo(name, value));
+  if (ending) {
+    graph.node('SequenceConstruct', [graph.scalar('float32', 0)], [endingName]);
+    outputs.unshift(sequenceInfo(endingName));
   }
   const model = create(ModelProtoSchema, {
     irVersion: BigInt(irVersion),
@@ -140,10 +206,10 @@ export function programToOnnx(source: Program): Uint8Array {
       node: graph.nodes,
       initializer: graph.initializers,
       input: [...program.inputs].map(([name, value]) => valueInfo(name, value)),
-      output: [...program.outputs].map(([name, value]) => valueInfo(name, value)),
+      output: outputs,
     }),
   });
-  return toBinary(ModelProtoSchema, model);
+  return { model: toBinary(ModelProtoSchema, model), program, values };
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */

@@ -1,0 +1,104 @@
+/** What is measured: language models by shape, with random weights, and a batch in which every token has a loss. */
+import { random } from '../src/config/random.ts';
+import { feedForwardOf } from '../src/ffn/feedForward.ts';
+import type { LlamaConfig } from '../src/llm/config.ts';
+import type { AudioLlm } from '../src/pal/audioLlm.ts';
+import type { Stream } from '../src/pal/streams.ts';
+import { float32, type Tensor } from '../src/tensor/tensor.ts';
+
+const llama = {
+  rmsNormEpsilon: 1e-5,
+  ropeTheta: 10_000,
+  tieWordEmbeddings: true,
+  maxPositions: 2048,
+  bosTokenId: 1,
+  eosTokenIds: [2],
+  padTokenId: null,
+} as const;
+
+export interface BenchShape {
+  readonly llm: LlamaConfig;
+  readonly batch: number;
+  /** Text tokens of a sequence. */
+  readonly rows: number;
+}
+
+export const benchShapes = {
+  tiny: {
+    llm: {
+      ...llama,
+      hiddenSize: 192,
+      intermediateSize: 512,
+      layers: 8,
+      heads: 6,
+      keyValueHeads: 2,
+      headWidth: 32,
+      vocabularySize: 4096,
+    },
+    batch: 4,
+    rows: 128,
+  },
+  'smollm2-135m': {
+    llm: {
+      ...llama,
+      hiddenSize: 576,
+      intermediateSize: 1536,
+      layers: 30,
+      heads: 9,
+      keyValueHeads: 3,
+      headWidth: 64,
+      vocabularySize: 49_152,
+    },
+    batch: 4,
+    rows: 128,
+  },
+} as const satisfies Record<string, BenchShape>;
+
+export type BenchShapeName = keyof typeof benchShapes;
+
+/** Llama parameters by Hugging Face's names, normal with deviation 0.02. */
+export function randomParameters(llm: LlamaConfig): Map<string, Tensor & { dtype: 'float32' }> {
+  const { hiddenSize, intermediateSize, heads, keyValueHeads, headWidth, vocabularySize } = llm;
+  const shapes: [string, number[]][] = [['model.embed_tokens.weight', [vocabularySize, hiddenSize]]];
+  for (let layer = 0; layer < llm.layers; layer++) {
+    const own: [string, number[]][] = [
+      ['input_layernorm', [hiddenSize]],
+      ['self_attn.q_proj', [heads * headWidth, hiddenSize]],
+      ['self_attn.k_proj', [keyValueHeads * headWidth, hiddenSize]],
+      ['self_attn.v_proj', [keyValueHeads * headWidth, hiddenSize]],
+      ['self_attn.o_proj', [hiddenSize, heads * headWidth]],
+      ['post_attention_layernorm', [hiddenSize]],
+      ['mlp.gate_proj', [intermediateSize, hiddenSize]],
+      ['mlp.up_proj', [intermediateSize, hiddenSize]],
+      ['mlp.down_proj', [hiddenSize, intermediateSize]],
+    ];
+    for (const [name, shape] of own) shapes.push([`model.layers.${layer}.${name}.weight`, shape]);
+  }
+  shapes.push(['model.norm.weight', [hiddenSize]]);
+  const table = normals(65_536);
+  return new Map(
+    shapes.map(([name, shape], index) => {
+      const size = shape.reduce((product, dimension) => product * dimension, 1);
+      const data = new Float32Array(size);
+      if (shape.length === 1) data.fill(1);
+      else for (let at = 0; at < size; at++) data[at] = 0.02 * (table[(at * 31 + index) & 0xffff] as number);
+      return [name, float32(shape, data)];
+    }),
+  );
+}
+
+function normals(size: number): Float32Array {
+  const draw = random('bench');
+  return Float32Array.from({ length: size }, () => draw.normal());
+}
+
+/** The model, without or with streams. */
+export function benchModel(llm: LlamaConfig, streams: readonly Stream[] = []): AudioLlm {
+  return {
+    llm,
+    feedForward: feedForwardOf({ kind: 'dense' }),
+    streams,
+    integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
+    slot: 1,
+  };
+}

@@ -1,0 +1,60 @@
+/** Tries on execution providers in a process of their own: a GPU provider that fails can take its process with it. */
+import { fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { z } from 'zod';
+
+export type Environment = Readonly<Record<string, string>>;
+
+export type Outcome<T> =
+  | { readonly ok: true; readonly answer: T }
+  | { readonly ok: false; readonly reason: string };
+
+/** SwiftShader, a GPU in software, as Debian's chromium package brings it. */
+const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
+
+/** The variables under which WebGPU finds a device in software; undefined where none is installed. */
+export function softwareEnvironment(): Environment | undefined {
+  return existsSync(softwareDevice)
+    ? { VK_ICD_FILENAMES: softwareDevice, XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir() }
+    : undefined;
+}
+
+/**
+ * Runs a module of this folder and takes the message that it sends.
+ * @param module `tryProvider`
+ * @param schema what it answers
+ */
+export function runChild<T>(
+  module: string,
+  given: readonly string[],
+  schema: z.ZodType<T>,
+  { environment = {}, limitMs }: { readonly environment?: Environment; readonly limitMs: number },
+): Promise<Outcome<T>> {
+  const ending = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+  const child = fork(fileURLToPath(new URL(`./${module}.${ending}`, import.meta.url)), [...given], {
+    env: { ...process.env, ...environment },
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  });
+  return new Promise((resolve) => {
+    let outcome: Outcome<T> | undefined;
+    const timer = setTimeout(() => {
+      outcome ??= { ok: false, reason: `no answer within ${limitMs / 1000} s` };
+      child.kill('SIGKILL');
+    }, limitMs);
+    child.on('message', (message) => {
+      const parsed = schema.safeParse(message);
+      outcome = parsed.success
+        ? { ok: true, answer: parsed.data }
+        : { ok: false, reason: `an answer that is none: ${parsed.error.message}` };
+    });
+    child.on('error', (error) => {
+      outcome ??= { ok: false, reason: error.message };
+    });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      resolve(outcome ?? { ok: false, reason: `its process ended with ${signal ?? `exit code ${code}`}` });
+    });
+  });
+}

@@ -1,0 +1,122 @@
+/** Local rewrites that save work and memory and leave every output as it is. */
+import type { Node, Primitive, Program, Value } from './program.ts';
+import { broadcastShapes } from './shapes.ts';
+import { sameShape } from './tensor.ts';
+
+/** What a rule makes of a node: another node with the same outputs, or a value that stands for its only output. */
+type Rewritten = Node | Value | undefined;
+
+type Rule = (node: Node, uses: ReadonlyMap<Value, number>) => Rewritten;
+
+/** Applies every rule to every node, in order, once. */
+export function rewrite(program: Program): Program {
+  const uses = countUses(program);
+  const replacement = new Map<Value, Value>();
+  const resolve = (value: Value) => replacement.get(value) ?? value;
+  const nodes: Node[] = [];
+  for (const original of program.nodes) {
+    const inputs = original.inputs.map(resolve);
+    const rewired = inputs.every((value, at) => value === original.inputs[at])
+      ? original
+      : ({ ...original, inputs } as Node);
+    const rewritten = applyRules(rewired, uses);
+    if ('node' in rewritten) replacement.set(original.outputs[0] as Value, rewritten);
+    else if (rewritten === original) nodes.push(original);
+    else nodes.push(takeOver(rewritten, original.outputs, replacement, uses));
+  }
+  const outputs = new Map([...program.outputs].map(([name, value]) => [name, resolve(value)]));
+  return { ...program, nodes, outputs };
+}
+
+function applyRules(node: Node, uses: ReadonlyMap<Value, number>): Node | Value {
+  let current = node;
+  for (const rule of rules) {
+    const rewritten = rule(current, uses);
+    if (rewritten === undefined) continue;
+    if ('node' in rewritten) return rewritten;
+    current = rewritten;
+  }
+  return current;
+}
+
+/** How often each value is read. */
+function countUses(program: Program): Map<Value, number> {
+  const uses = new Map<Value, number>();
+  const used = [...program.nodes.flatMap((node) => node.inputs), ...program.outputs.values()];
+  for (const value of used) uses.set(value, (uses.get(value) ?? 0) + 1);
+  return uses;
+}
+
+/** The node under the names of the outputs that it takes over. */
+function takeOver(
+  node: Node,
+  outputs: readonly Value[],
+  replacement: Map<Value, Value>,
+  uses: Map<Value, number>,
+): Node {
+  const made: Value[] = [];
+  const own = { ...node, outputs: made } as Node;
+  for (const value of outputs) {
+    const moved: Value = { ...value, node: own };
+    made.push(moved);
+    replacement.set(value, moved);
+    uses.set(moved, uses.get(value) ?? 0);
+  }
+  return own;
+}
+
+const broadcasting: ReadonlySet<Primitive> = new Set<Primitive>([
+  'add',
+  'subtract',
+  'multiply',
+  'divide',
+  'equal',
+  'less',
+  'where',
+]);
+
+/** Arithmetic repeats its operands by itself: an operand need not be written out. */
+const dropExpand: Rule = (node) => {
+  if (!broadcasting.has(node.primitive)) return undefined;
+  const shape = node.outputs[0]?.shape ?? [];
+  let inputs = node.inputs;
+  for (const [at, value] of inputs.entries()) {
+    if (value.node.primitive !== 'expand') continue;
+    const bare = inputs.map((other, index) => (index === at ? (value.node.inputs[0] as Value) : other));
+    const remaining = bare.reduce<readonly number[]>((all, { shape: own }) => broadcastShapes(all, own), []);
+    if (sameShape(remaining, shape)) inputs = bare;
+  }
+  return inputs === node.inputs ? undefined : ({ ...node, inputs } as Node);
+};
+
+/** Of two reshapes only the second matters; one to the shape that is there does nothing. */
+const mergeReshapes: Rule = (node) => {
+  if (node.primitive !== 'reshape') return undefined;
+  let [source] = node.inputs as readonly [Value];
+  while (source.node.primitive === 'reshape') source = source.node.inputs[0] as Value;
+  if (sameShape(source.shape, node.attributes.shape)) return source;
+  return source === node.inputs[0] ? undefined : { ...node, inputs: [source] };
+};
+
+/** Adding what was scattered over zeros: scatter over the other term instead. */
+const scatterInPlace: Rule = (node, uses) => {
+  if (node.primitive !== 'add') return undefined;
+  for (const [at, scattered] of node.inputs.entries()) {
+    const { node: scatter } = scattered;
+    const other = node.inputs[1 - at] as Value;
+    if (scatter.primitive !== 'scatterAdd' || uses.get(scattered) !== 1 || other === scattered) continue;
+    const [data, indices, updates] = scatter.inputs as readonly [Value, Value, Value];
+    if (isZeros(data) && sameShape(other.shape, scattered.shape))
+      return { ...scatter, inputs: [other, indices, updates] };
+  }
+  return undefined;
+};
+
+function isZeros({ node }: Value): boolean {
+  if (node.primitive === 'expand') return isZeros(node.inputs[0] as Value);
+  if (node.primitive !== 'constant') return false;
+  const { data } = node.attributes.tensor;
+  return data.length === 1 && Number(data[0]) === 0;
+}
+
+const rules: readonly Rule[] = [dropExpand, mergeReshapes, scatterInPlace];

@@ -1,0 +1,58 @@
+/** What every run begins with: its examples, and the model with its initial parameters. */
+import type { Encoder } from '../audio/encoderManifest.ts';
+import type { Experiment } from '../config/schema.ts';
+import { ensureDataset, readSplit } from '../data/dataset.ts';
+import type { Example } from '../data/manifest.ts';
+import type { LoadedLlm } from '../llm/weights.ts';
+import type { AudioLlm } from '../pal/audioLlm.ts';
+import type { ClipFeatures } from '../pal/batch.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
+import {
+  assemble,
+  initialParameters,
+  loadExperimentLlm,
+  longestClips,
+  RunError,
+  type Watch,
+} from './setup.ts';
+
+export interface ExperimentExamples {
+  readonly training: readonly Example[];
+  readonly evaluation: readonly Example[];
+}
+
+/** Reads an experiment's examples; the embedded dataset is built where it is missing. */
+export async function readExamples(
+  { data, eval: { split } }: Experiment,
+  watch: Watch,
+): Promise<ExperimentExamples> {
+  const building = watch.progress(`building ${data.dataset}`, 100);
+  await ensureDataset(data.dataset, data.dir, (fraction) => building.update(Math.round(100 * fraction)));
+  building.stop();
+  return { training: await readSplit(data.dir, 'train'), evaluation: await readSplit(data.dir, split) };
+}
+
+export interface BuiltModel {
+  /** The training examples whose clips could be read. */
+  readonly heard: readonly Example[];
+  readonly llm: LoadedLlm;
+  readonly model: AudioLlm;
+  readonly parameters: ParameterTensors;
+}
+
+/**
+ * The model of an experiment, with room for the longest of the clips.
+ * @throws RunError when no training example could be read
+ */
+export async function buildModel(
+  experiment: Experiment,
+  encoders: ReadonlyMap<string, Encoder>,
+  examples: readonly Example[],
+  clips: ReadonlyMap<string, ClipFeatures>,
+): Promise<BuiltModel> {
+  const heard = examples.filter(({ audio }) => clips.has(audio));
+  if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
+  const llm = await loadExperimentLlm(experiment);
+  const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
+  return { heard, llm, model, parameters: initialParameters(model, llm.parameters, experiment.seed) };
+}

@@ -1,0 +1,112 @@
+/** What a stage of the curriculum trains: on which questions, in which shapes, which parameters. */
+import type { Experiment } from '../config/schema.ts';
+import type { Example } from '../data/manifest.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
+import type { AudioLlm } from '../pal/audioLlm.ts';
+import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
+import { answerIds, promptIds } from '../pal/prompt.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
+import { answerObjective } from './loss.ts';
+import { RunError, selectParameters } from './setup.ts';
+import type { StepOptions } from './step.ts';
+
+export type Stage = Experiment['train']['stages'][number];
+
+/** The examples that a stage trains on. @throws RunError when its filter leaves none */
+export function stageExamples(stage: Stage, examples: readonly Example[]): Example[] {
+  const { categories, kinds } = stage.data;
+  const known = new Set(examples.map((example) => example.category));
+  const unknown = categories?.find((category) => !known.has(category));
+  if (unknown !== undefined) {
+    throw new RunError(
+      `train.stages "${stage.name}": no category "${unknown}"; there are ${[...known].sort().join(', ')}`,
+    );
+  }
+  const chosen = examples.filter(
+    ({ category, kind }) => (categories?.includes(category) ?? true) && (kinds?.includes(kind) ?? true),
+  );
+  if (chosen.length === 0)
+    throw new RunError(`train.stages "${stage.name}": its data filter leaves no example`);
+  return chosen;
+}
+
+/** A question with its answer as one sequence; the targets are what is learned. */
+export function trainingRow(
+  { prompt, train }: Experiment,
+  { llm }: AudioLlm,
+  tokenizer: Tokenizer,
+  example: Example,
+  clip: ClipFeatures | undefined,
+): Row {
+  const asked = promptIds(prompt, tokenizer, llm.bosTokenId, example);
+  const answer = [...answerIds(tokenizer, example.answer), llm.eosTokenIds[0] as number];
+  const ids = [...asked.ids, ...answer];
+  const first = train.lossOn === 'answer' ? asked.ids.length : 1;
+  const targets = ids.slice(first).map((id, index) => ({ position: first + index - 1, id }));
+  return { id: example.id, ids, clip, targets };
+}
+
+/** Every parameter that some stage trains, by stage. @throws RunError for a pattern that matches nothing */
+export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
+  const all = [...names];
+  return train.stages.map((stage) =>
+    selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`),
+  );
+}
+
+/** What a stage is planned from. */
+export interface StageSources {
+  readonly experiment: Experiment;
+  readonly model: AudioLlm;
+  readonly tokenizer: Tokenizer;
+  readonly examples: readonly Example[];
+  readonly clips: ReadonlyMap<string, ClipFeatures>;
+  /** All of the model's, as they are when the stage begins. */
+  readonly parameters: ParameterTensors;
+}
+
+export interface StagePlan {
+  readonly stage: Stage;
+  /** One row a question. */
+  readonly rows: readonly Row[];
+  readonly shape: BatchShape;
+  /** What the stage's step is compiled from. */
+  readonly options: Omit<StepOptions, 'engine'>;
+}
+
+/**
+ * Plans stage number `index`.
+ * @param names the parameters that it trains
+ * @throws RunError when its filter leaves no example
+ */
+export function planStage(sources: StageSources, index: number, names: ReadonlySet<string>): StagePlan {
+  const { experiment, model, tokenizer, examples, clips, parameters } = sources;
+  const { train } = experiment;
+  const stage = train.stages[index] as Stage;
+  const rows = stageExamples(stage, examples).map((example) =>
+    trainingRow(experiment, model, tokenizer, example, clips.get(example.audio)),
+  );
+  const shape: BatchShape = {
+    rows: train.batchSize,
+    textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
+    targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
+  };
+  return {
+    stage,
+    rows,
+    shape,
+    options: {
+      objective: answerObjective(model, shape),
+      trainable: pick(parameters, names),
+      frozen: new Map([...parameters].filter(([name]) => !names.has(name))),
+      optimizer: train.optimizer,
+      clipNorm: train.clipNorm,
+      accumulate: train.accumulate,
+    },
+  };
+}
+
+/** The parameters with these names. */
+export function pick(parameters: ParameterTensors, names: ReadonlySet<string>): ParameterTensors {
+  return new Map([...parameters].filter(([name]) => names.has(name)));
+}
