@@ -8,6 +8,7 @@ export { type Example, readManifest, writeManifest } from './data/manifest.ts';
 export type { Engine, Executable } from './engine/engine.ts';
 export { onnxEngine } from './engine/onnx/engine.ts';
 export { programToOnnx } from './engine/onnx/lower.ts';
+export { tfjsEngine } from './engine/tfjs/engine.ts';
 export { type EvaluationRecord, evaluate } from './eval/evaluate.ts';
 export { loadLlm, saveLlm } from './llm/weights.ts';
 export { type AudioLlm, forward } from './pal/audioLlm.ts';

@@ -2,72 +2,12 @@
  * One training step of a small audio-LLM on a provider, in a process of its own: a GPU provider that fails can
  * take the process with it. Prints loss, gradients and, after three resident steps, the parameters.
  */
-import { random } from '../../src/config/random.ts';
-import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import type { Provider } from '../../src/engine/onnx/lower.ts';
-import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { gradientProgram, trainingState } from '../../src/train/step.ts';
-import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
+import { smallStep } from './smallStep.ts';
 
-const provider = (process.argv[2] ?? 'cpu') as Provider;
-const streams = [
-  stream('one'),
-  stream('two', { frames: 3, width: 4, integration: { mode: 'prefix', startLayer: 1 } }),
-  stream('three', {
-    frames: 4,
-    connector: { kind: 'latent', tokens: 2, heads: 2, blocks: 1, perLayer: true },
-    integration: { ...attentionOnly, audioNorm: 'own', keyValueProjection: 'separate' },
-  }),
-];
-const model = audioLlm(streams);
-const parameters = allParameters(model);
-const frozen = new Map([...parameters].filter(([name]) => name.startsWith('model.layers.0.')));
-const trainable = new Map([...parameters].filter(([name]) => !frozen.has(name)));
-const shape = { rows: 3, textRows: 8, targets: 12 };
-const objective = answerObjective(model, shape);
-const rows = [0, 1, 2].map((row) => {
-  const draw = random(21, row);
-  const ids = Array.from({ length: 6 + row }, () => draw.integer(23));
-  const clip = new Map(
-    streams.map(({ encoder, frames, width }) => [
-      encoder,
-      float32(
-        [frames, width],
-        Array.from({ length: frames * width }, () => draw.normal()),
-      ),
-    ]),
-  );
-  const targets = ids.slice(3).map((id, index) => ({ position: index + 2, id }));
-  return { id: String(row), ids, clip, targets };
-});
-const batch = answerBatch(model, shape, rows);
-
-const engine = onnxEngine({ provider });
-const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen }));
-const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...batch.feeds });
-const state = await trainingState({
-  engine,
-  objective,
-  trainable,
-  frozen,
-  optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
-  clipNorm: 1,
-  accumulate: 1,
-});
-const losses: number[] = [];
-for (let step = 0; step < 3; step++) losses.push((await state.step([batch], 0.001)).loss);
-const numbers = ({ data }: Tensor) => Array.from(data as Float32Array);
-const result = JSON.stringify({
-  gradients: Object.fromEntries(Object.keys(outputs).map((name) => [name, numbers(plain(outputs, name))])),
-  losses,
-  parameters: Object.fromEntries(
-    [...(await state.parameters())].map(([name, tensor]) => [name, numbers(tensor)]),
-  ),
-});
-await state.dispose();
-await gradient.dispose();
+const engine = onnxEngine({ provider: (process.argv[2] ?? 'cpu') as Provider });
+const result = JSON.stringify(await smallStep(engine));
 await engine.dispose();
 // Leaving before the pipe has taken everything would cut the result off.
 process.stdout.write(result, () => process.exit(0));

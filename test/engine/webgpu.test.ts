@@ -3,12 +3,7 @@ import { existsSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-
-interface Step {
-  readonly gradients: Record<string, number[]>;
-  readonly losses: number[];
-  readonly parameters: Record<string, number[]>;
-}
+import { relative, type Step } from './smallStep.ts';
 
 /** Debian's chromium package ships a Vulkan device in software. */
 const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
@@ -33,13 +28,6 @@ function run<T>(module: string, provider: string): T | string {
   return child.status === 0
     ? (JSON.parse(child.stdout) as T)
     : `${child.stderr}`.trim().split('\n').at(-1) || 'no device';
-}
-
-/** Distance of two vectors relative to the length of the first. */
-function relative(a: readonly number[], b: readonly number[]): number {
-  const norm = (values: readonly number[]) =>
-    Math.sqrt(values.reduce((total, value) => total + value * value, 0));
-  return norm(a.map((value, at) => value - (b[at] as number))) / Math.max(norm(a), 1e-12);
 }
 
 describe('a training step on webgpu', () => {
