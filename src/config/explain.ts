@@ -1,7 +1,7 @@
 /** What the schema complains about, in words for the person who wrote the file. */
 import type { z } from 'zod';
 import { clip, type Problem } from './configError.ts';
-import { descriptionAt, kindsWith, namesAt, schemasAt, takes } from './fields.ts';
+import { descriptionAt, kindOf, kindsWith, namesAt, schemasAt, takes } from './fields.ts';
 import { didYouMean } from './nearest.ts';
 import { locate, plainValue, type Tree } from './yamlTree.ts';
 
@@ -41,7 +41,8 @@ export function unknownField(
   if (kinds.length > 0) {
     const [field = ''] = kinds[0]?.split(':') ?? [];
     const own = (holder as Readonly<Record<string, unknown>>)[field];
-    return `has no effect with ${field}: ${own}; only with ${kinds.join(' or ')}`;
+    const kind = kindOf(schema, path, holder) ?? `${field}: ${own}`;
+    return `has no effect with ${kind}; only with ${kinds.join(' or ')}`;
   }
   const suggestion = didYouMean(name, names);
   return suggestion === '' ? `unknown field; known here: ${names.join(', ')}` : `unknown field${suggestion}`;
@@ -86,7 +87,9 @@ function explainValue(schema: z.core.$ZodType, issue: Issue, value: unknown): st
 
 function optionsOf(issue: Issue): string[] {
   if (issue.code !== 'invalid_union') return [];
-  return 'options' in issue && Array.isArray(issue.options) ? issue.options.map(String) : [];
+  if (!('options' in issue) || !Array.isArray(issue.options)) return [];
+  // A kind that may be left out is among them as undefined.
+  return issue.options.filter((option) => option !== undefined).map(String);
 }
 
 function notAmong(options: readonly string[], value: unknown): string {

@@ -64,17 +64,30 @@ export function namesAt(schema: AnySchema, path: readonly PropertyKey[], value?:
   return [...new Set(chosen.flatMap((object) => Object.keys(object.shape)))];
 }
 
-/** The literal fields of an object, which tell the kinds of a union apart. */
-function discriminators(object: z.ZodObject): [string, z.ZodLiteral][] {
-  return Object.entries(object.shape).flatMap(([name, field]): [string, z.ZodLiteral][] =>
-    field instanceof z.ZodLiteral ? [[name, field]] : [],
-  );
+/** The literal fields of an object, which tell the kinds of a union apart. One with a default may be left out. */
+function discriminators(object: z.ZodObject): [name: string, literal: z.ZodLiteral, optional: boolean][] {
+  return Object.entries(object.shape).flatMap(([name, field]): [string, z.ZodLiteral, boolean][] => {
+    const literal = bare(field);
+    return literal instanceof z.ZodLiteral ? [[name, literal, field !== literal]] : [];
+  });
 }
 
 function fits(object: z.ZodObject, value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return true;
   const given = value as Readonly<Record<string, unknown>>;
-  return discriminators(object).every(([name, literal]) => literal.values.has(given[name] as string));
+  return discriminators(object).every(
+    ([name, literal, optional]) =>
+      literal.values.has(given[name] as string) || (optional && given[name] === undefined),
+  );
+}
+
+/** The kind of a union that a value is of: `mode: prefix`; null where it is none. */
+export function kindOf(schema: AnySchema, path: readonly PropertyKey[], value: unknown): string | null {
+  const [object] = schemasAt(schema, path)
+    .flatMap(alternatives)
+    .filter((candidate) => discriminators(candidate).length > 0 && fits(candidate, value));
+  const [kind] = object === undefined ? [] : discriminators(object);
+  return kind === undefined ? null : `${kind[0]}: ${kind[1].value}`;
 }
 
 /** The kinds of a union that have a field: `mode: attention-only`. */

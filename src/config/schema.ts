@@ -34,18 +34,34 @@ function distinct<T>(what: string, keyOf: (item: T) => unknown) {
 }
 
 const engineSchema = z
-  .strictObject({
-    name: z.enum(['onnx']).default('onnx').describe('What runs the tensor programs'),
-    provider: z
-      .enum(['cpu', 'webgpu', 'cuda'])
-      .default('cpu')
-      .describe('Where they run; `palkit doctor` says what this machine has'),
-    optimization: z
-      .enum(['disabled', 'basic', 'extended', 'all'])
-      .default('disabled')
-      .describe('How far ONNX Runtime rewrites the graph after palkit; more costs memory and saves no time'),
-  })
-  .prefault({});
+  .discriminatedUnion('kind', [
+    z.strictObject({
+      // Optional inside the default: so the union takes a map without a kind as this one.
+      kind: z
+        .literal('onnx')
+        .optional()
+        .default('onnx')
+        .describe('What runs the tensor programs: ONNX Runtime, as one graph'),
+      provider: z
+        .enum(['cpu', 'webgpu', 'cuda'])
+        .default('cpu')
+        .describe('Where they run; `palkit doctor` says what this machine has'),
+      optimization: z
+        .enum(['disabled', 'basic', 'extended', 'all'])
+        .default('disabled')
+        .describe(
+          'How far ONNX Runtime rewrites the graph after palkit; more costs memory and saves no time',
+        ),
+    }),
+    z.strictObject({
+      kind: z.literal('tfjs').describe('What runs the tensor programs: TensorFlow.js, node by node'),
+      backend: z
+        .enum(['auto', 'node-gpu', 'node', 'wasm', 'cpu'])
+        .default('auto')
+        .describe('Where they run; auto: the first of these that is installed and works'),
+    }),
+  ])
+  .prefault({ kind: 'onnx' });
 
 const feedForwardSchema = z
   .strictObject({ kind: z.enum(['dense']).default('dense').describe('Kind of feed-forward layer') })
@@ -248,7 +264,10 @@ const stageSchema = z
   });
 
 const trainSchema = z.strictObject({
-  threads: positive.max(1024).default(2).describe('CPU threads inside one operation'),
+  threads: positive
+    .max(1024)
+    .default(2)
+    .describe('CPU threads inside one operation, of the encoders and of the onnx engine'),
   batchSize: positive.max(65_536).default(32).describe('Questions per micro-batch'),
   accumulate: positive.max(65_536).default(1).describe('Micro-batches per optimizer step'),
   maxSteps: positive.nullable().default(null).describe('Caps the whole curriculum; null: no cap'),

@@ -27,7 +27,7 @@ export async function askClip(
   options: readonly string[] | undefined,
 ): Promise<AskResult> {
   const waveform = await readWaveform(clipPath);
-  const engine = makeEngine(experiment);
+  const engine = await makeEngine(experiment);
   const encoders = await loadEncoders(experiment);
   try {
     const { model, llm, parameters } = await loadModel(join(experiment.run.dir, 'model'), (loaded, frames) =>

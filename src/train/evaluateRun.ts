@@ -99,7 +99,7 @@ export async function runEvaluation(
   { watch }: { readonly watch: Watch },
 ): Promise<EvaluationRecord> {
   await ensureDataset(experiment.data.dataset, experiment.data.dir, () => undefined);
-  const engine = makeEngine(experiment);
+  const engine = await makeEngine(experiment, watch.note);
   const encoders = await loadEncoders(experiment);
   try {
     const { model, llm, parameters } = await loadModel(join(experiment.run.dir, 'model'), (loaded, frames) =>

@@ -9,7 +9,7 @@ import { answerBatch } from './loss.ts';
 import { dataOrder } from './order.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
-import { encodeClips, engineOptions, loadEncoders, RunError, type Watch } from './setup.ts';
+import { encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
 import { planStage, trainableByStage } from './stage.ts';
 import { trainingState } from './step.ts';
 
@@ -60,16 +60,17 @@ export function findStage({ train }: Experiment, wanted: string | undefined): nu
 
 /**
  * Runs some steps of a stage on real questions and measures them.
- * @throws RunError for a stage that is not there; otherwise as training does
+ * @throws RunError for a stage that is not there, and for an engine other than onnx; otherwise as training does
  */
 export async function profileStep(experiment: Experiment, options: ProfileOptions): Promise<StepProfile> {
   const { watch, warmUps, steps } = options;
+  const measured = onnxOptions(experiment);
   const index = findStage(experiment, options.stage);
   const { train, seed } = experiment;
   const { training } = await readExamples(experiment, watch);
   const encoders = await loadEncoders(experiment);
   const profiles: ProgramProfile[] = [];
-  const engine = onnxEngine({ ...engineOptions(experiment), onProfile: (profile) => profiles.push(profile) });
+  const engine = onnxEngine({ ...measured, onProfile: (profile) => profiles.push(profile) });
   try {
     const { clips } = await encodeClips(experiment, encoders, training, watch);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
@@ -104,7 +105,7 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
       experiment: experiment.name,
       stage: stage.name,
       engine: engine.description,
-      provider: experiment.engine.provider,
+      provider: measured.provider,
       warmUps,
       stepsMs: wallMs.slice(warmUps),
       programs: profiles.map((profile) => stepProgram(profile, warmUps, steps)),

@@ -58,7 +58,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
     watch,
   );
 
-  const engine = options.engine ?? makeEngine(experiment);
+  const engine = options.engine ?? (await makeEngine(experiment, watch.note));
   const encoders = await loadEncoders(experiment);
   try {
     const { clips, skipped } = await encodeClips(
@@ -145,7 +145,7 @@ function mustFit(
 }
 
 /** Where and with what a run was made. */
-function environment({ seed }: Experiment): Record<string, unknown> {
+function environment({ engine, seed }: Experiment): Record<string, unknown> {
   const require = createRequire(import.meta.url);
   const { version } = require('../../package.json') as { version: string };
   const onnxruntime = (require('onnxruntime-node/package.json') as { version: string }).version;
@@ -162,6 +162,7 @@ function environment({ seed }: Experiment): Record<string, unknown> {
     palkit: version,
     node: process.version,
     onnxruntime,
+    ...(engine.kind === 'tfjs' && { tfjs: tfjsVersion(require) }),
     platform: `${platform()} ${process.arch}`,
     cpu: cpus()[0]?.model ?? 'unknown',
     cores: cpus().length,
@@ -170,4 +171,13 @@ function environment({ seed }: Experiment): Record<string, unknown> {
     seed,
     started: new Date().toISOString(),
   };
+}
+
+/** The version of TensorFlow.js; null where it is not installed, which its engine says. */
+function tfjsVersion(require: NodeJS.Require): string | null {
+  try {
+    return (require('@tensorflow/tfjs-core/package.json') as { version: string }).version;
+  } catch {
+    return null;
+  }
 }

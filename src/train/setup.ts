@@ -10,6 +10,8 @@ import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import type { Engine } from '../engine/engine.ts';
 import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
+import type { Provider } from '../engine/onnx/lower.ts';
+import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
 import { type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
@@ -43,13 +45,30 @@ export interface EncodedClips {
 
 type Feature = Tensor & { dtype: 'float32' };
 
-/** What a configuration says about the engine. */
-export function engineOptions({ engine, train }: Experiment): OnnxEngineOptions {
+/**
+ * What a configuration says about the ONNX engine.
+ * @throws RunError when it chooses another one
+ */
+export function onnxOptions({ engine, train }: Experiment): OnnxEngineOptions & { provider: Provider } {
+  if (engine.kind !== 'onnx') {
+    throw new RunError(
+      `engine.kind: ${engine.kind}: only the kernels of ONNX Runtime can be looked at one by one; choose --engine cpu, webgpu or cuda`,
+    );
+  }
   return { provider: engine.provider, optimization: engine.optimization, threads: train.threads };
 }
 
-export function makeEngine(experiment: Experiment): Engine {
-  return onnxEngine(engineOptions(experiment));
+/**
+ * The engine that a configuration chooses.
+ * @param note told which backend `auto` found, and why
+ * @throws EngineError when the one it names is not there
+ */
+export async function makeEngine(experiment: Experiment, note?: Watch['note']): Promise<Engine> {
+  const { engine } = experiment;
+  if (engine.kind === 'onnx') return onnxEngine(onnxOptions(experiment));
+  const made = await tfjsEngine({ backend: engine.backend });
+  if (engine.backend === 'auto') note?.(`engine: ${made.description}`);
+  return made;
 }
 
 /** Loads the encoders that the streams name, each once. */

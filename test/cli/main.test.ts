@@ -85,6 +85,11 @@ describe('wrong usage ends with 2 and says what was meant', () => {
       '--engine takes one of cpu, webgpu, cuda, not "webgp" (did you mean "webgpu"?)',
     ],
     [
+      'an engine that is none, for training',
+      ['train', 'configs/default.yaml', '--engine', 'tfsj'],
+      '--engine takes one of cpu, webgpu, cuda, tfjs, not "tfsj" (did you mean "tfjs"?)',
+    ],
+    [
       'steps that are no number',
       ['profile', 'configs/default.yaml', '--steps', 'few'],
       '--steps few: expected a whole number from 1 up',
@@ -139,10 +144,12 @@ describe('with --json', () => {
       'Node.js': 'ok',
       'provider cpu': 'ok',
       'npm onnxruntime-node': 'ok',
+      'tfjs wasm': 'ok',
+      'tfjs cpu': 'ok',
       writing: 'ok',
     });
     expect(Object.keys(status)).toEqual(
-      expect.arrayContaining(['provider webgpu', 'provider cuda', 'ffmpeg']),
+      expect.arrayContaining(['provider webgpu', 'provider cuda', 'tfjs node-gpu', 'ffmpeg']),
     );
     for (const { status: own, advice } of report.checks) expect(own === 'ok' || advice !== '').toBe(true);
   });

@@ -102,6 +102,21 @@ describe('problems of a file', () => {
       'experiment.yaml:13:21  engine.provider: expected one of cpu, webgpu, cuda; found "webgp" (did you mean "webgpu"?)',
     ],
     [
+      'an option of the other engine',
+      () => `${smallest}engine: { kind: tfjs, provider: cpu }\n`,
+      'experiment.yaml:13:23  engine.provider: has no effect with kind: tfjs; only with kind: onnx',
+    ],
+    [
+      'an option of the engine that is not the default',
+      () => `${smallest}engine: { backend: wasm }\n`,
+      'experiment.yaml:13:11  engine.backend: has no effect with kind: onnx; only with kind: tfjs',
+    ],
+    [
+      'an engine that there is not',
+      () => `${smallest}engine: { kind: tfj }\n`,
+      'experiment.yaml:13:17  engine.kind: expected one of onnx, tfjs; found "tfj" (did you mean "tfjs"?)',
+    ],
+    [
       'a missing field',
       () => change('llm: { from: models/sound-world }', 'llm: {}'),
       'experiment.yaml:3:1  llm.from: is missing (The LLM: a folder, a .safetensors file or a name on the Hugging Face hub)',

@@ -35,7 +35,7 @@ function losing(inner: Engine, after: number): Engine {
 async function train(name: string, options: { failAt?: number; resume?: boolean } = {}) {
   const { experiment } = await loadExperiment(world.config, [`run.dir=${join(world.folder, name)}`]);
   const notes: string[] = [];
-  const inner = makeEngine(experiment);
+  const inner = await makeEngine(experiment);
   try {
     const result = await runTraining(experiment, {
       watch: {

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { defineCommand } from 'citty';
 import { loadExperiment } from '../../config/load.ts';
 import { askClip } from '../../train/ask.ts';
+import { engineOption, engineOverride } from '../experimentOptions.ts';
 import { sanitize } from '../terminal/sanitize.ts';
 import { formatTable } from '../terminal/table.ts';
 
@@ -15,10 +16,12 @@ export const ask = defineCommand({
     question: { type: 'positional', description: 'The question', required: true },
     options: { type: 'string', description: 'Answers to choose from, with commas between them' },
     run: { type: 'string', description: "The trained run's folder", default: 'runs/default' },
+    ...engineOption,
     json: { type: 'boolean', description: 'Print the answer as JSON on standard output' },
   },
-  async run({ args }) {
+  async run({ args, rawArgs }) {
     const { experiment } = await loadExperiment(join(args.run, 'config.yaml'), [
+      ...engineOverride(rawArgs),
       `run.dir=${JSON.stringify(args.run)}`,
     ]);
     const options = args.options

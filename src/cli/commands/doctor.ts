@@ -1,10 +1,12 @@
 import { defineCommand } from 'citty';
 import { loadExperiment } from '../../config/load.ts';
 import { findStage } from '../../train/profile.ts';
+import { onnxOptions } from '../../train/setup.ts';
 import type { Check } from '../doctor/check.ts';
 import { checkPlacement, formatPlacement } from '../doctor/placement.ts';
 import { checkProviders } from '../doctor/providers.ts';
 import { checkSystem } from '../doctor/system.ts';
+import { checkTfjs } from '../doctor/tfjs.ts';
 import { experimentOptions, experimentOverrides } from '../experimentOptions.ts';
 import { exitCodes, UsageError } from '../run.ts';
 import { formatTable } from '../terminal/table.ts';
@@ -20,17 +22,17 @@ export const doctor = defineCommand({
   },
   args: {
     config: { type: 'positional', description: 'An experiment whose step is tried', required: false },
-    engine: {
-      type: 'enum',
-      options: ['cpu', 'webgpu', 'cuda'],
-      description: "Where the experiment's step is tried; what it names itself",
-    },
     stage: {
       type: 'string',
       description: 'The stage whose step is tried; the first',
       valueHint: 'name or number',
     },
     ...experimentOptions,
+    engine: {
+      type: 'enum',
+      options: ['cpu', 'webgpu', 'cuda'],
+      description: "Where the experiment's step is tried; what it names itself",
+    },
     json: { type: 'boolean', description: 'Print one JSON document on standard output' },
   },
   async run({ args, rawArgs }) {
@@ -48,7 +50,7 @@ export const doctor = defineCommand({
 });
 
 async function machine(json: boolean): Promise<number> {
-  const checks = [...(await checkSystem()), ...(await checkProviders())];
+  const checks = [...(await checkSystem()), ...(await checkProviders()), ...(await checkTfjs())];
   const missing = checks.filter(({ status }) => status === 'missing');
   if (json) process.stdout.write(`${JSON.stringify({ ok: missing.length === 0, checks })}\n`);
   else {
@@ -63,19 +65,15 @@ async function machine(json: boolean): Promise<number> {
 }
 
 interface PlacementOptions {
-  readonly engine?: 'cpu' | 'webgpu' | 'cuda' | undefined;
   readonly stage?: string | undefined;
   readonly overrides: readonly string[];
   readonly json: boolean;
 }
 
-async function placement(
-  config: string,
-  { engine, stage, overrides, json }: PlacementOptions,
-): Promise<number> {
+async function placement(config: string, { stage, overrides, json }: PlacementOptions): Promise<number> {
   const { experiment } = await loadExperiment(config, overrides);
   findStage(experiment, stage);
-  const provider = engine ?? experiment.engine.provider;
+  const { provider } = onnxOptions(experiment);
   terminalWatch(json).note(`running one step on ${provider}, in a process of its own`);
   const report = await checkPlacement(config, { provider, stage, overrides });
   const ok = report.fallbacks.length === 0;

@@ -1,18 +1,11 @@
 /** Which execution providers of ONNX Runtime really compute on this machine. */
-import { z } from 'zod';
 import type { Provider } from '../../engine/onnx/lower.ts';
 import type { Check } from './check.ts';
-import { type Environment, runChild, softwareEnvironment } from './child.ts';
+import { type Environment, softwareEnvironment } from './child.ts';
+import { tryEngine } from './tryEngine.ts';
 
-const attemptSchema = z.object({ ok: z.boolean(), reason: z.string().default('') });
-
-type Attempt = z.output<typeof attemptSchema>;
-
-/** Runs a tiny program on a provider in a child process. */
-async function attempt(provider: Provider, environment: Environment = {}): Promise<Attempt> {
-  const outcome = await runChild('tryProvider', [provider], attemptSchema, { environment, limitMs: 60_000 });
-  return outcome.ok ? outcome.answer : outcome;
-}
+const attempt = (provider: Provider, environment: Environment = {}) =>
+  tryEngine('onnx', provider, environment);
 
 /** CPU, WebGPU and CUDA, each tried. */
 export async function checkProviders(): Promise<Check[]> {

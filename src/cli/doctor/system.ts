@@ -25,7 +25,10 @@ async function readPackage(path: string | URL): Promise<z.output<typeof packageS
 /** Everything but the execution providers. */
 export async function checkSystem(): Promise<Check[]> {
   const own = await readPackage(new URL('../../../package.json', import.meta.url));
-  const optional = Object.entries({ ...own.peerDependencies, ...own.optionalDependencies });
+  // The backends of TensorFlow.js are tried, not only looked for.
+  const optional = Object.entries({ ...own.peerDependencies, ...own.optionalDependencies }).filter(
+    ([name]) => !name.startsWith('@tensorflow/'),
+  );
   return [
     checkNode(own.engines?.node ?? '>=20'),
     checkMachine(),

@@ -1,17 +1,23 @@
 /**
- * Multiplies two matrices on a provider, in a process of its own: `node tryProvider.js webgpu`. A GPU provider that
- * fails can take the whole process with it.
+ * Multiplies two matrices on an engine, in a process of its own: `node tryProvider.js onnx webgpu`, `node
+ * tryProvider.js tfjs wasm`. A GPU provider that fails can take the whole process with it.
  */
 import { plain } from '../../engine/engine.ts';
 import { onnxEngine } from '../../engine/onnx/engine.ts';
 import type { Provider } from '../../engine/onnx/lower.ts';
+import type { TfjsBackend } from '../../engine/tfjs/backends.ts';
+import { tfjsEngine } from '../../engine/tfjs/engine.ts';
 import { matmul } from '../../tensor/operations.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';
 
 const shape = [2, 2] as const;
-const engine = onnxEngine({ provider: process.argv[2] as Provider });
+const [kind, name] = process.argv.slice(2);
 try {
+  const engine =
+    kind === 'tfjs'
+      ? await tfjsEngine({ backend: name as TfjsBackend })
+      : onnxEngine({ provider: name as Provider });
   const inputs = { a: { dtype: 'float32', shape }, b: { dtype: 'float32', shape } } as const;
   const program = await engine.compile(trace(inputs, ({ a, b }) => ({ product: matmul(a, b) })));
   const matrix = float32(shape, new Float32Array([1, 2, 3, 4]));
@@ -21,8 +27,7 @@ try {
   process.send?.(
     right ? { ok: true } : { ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` },
   );
+  await engine.dispose();
 } catch (error) {
   process.send?.({ ok: false, reason: error instanceof Error ? error.message : String(error) });
-} finally {
-  await engine.dispose();
 }
