@@ -1,10 +1,10 @@
 /** What is measured: language models by shape, with random weights, and a batch in which every token has a loss. */
 import { random } from '../src/config/random.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
-import type { LlamaConfig } from '../src/llm/config.ts';
+import { type LlamaConfig, parameterShapes } from '../src/llm/config.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
 import type { Stream } from '../src/pal/streams.ts';
-import { float32, type Tensor } from '../src/tensor/tensor.ts';
+import { float32, sizeOf, type Tensor } from '../src/tensor/tensor.ts';
 
 const llama = {
   rmsNormEpsilon: 1e-5,
@@ -58,27 +58,10 @@ export type BenchShapeName = keyof typeof benchShapes;
 
 /** Llama parameters by Hugging Face's names, normal with deviation 0.02. */
 export function randomParameters(llm: LlamaConfig): Map<string, Tensor & { dtype: 'float32' }> {
-  const { hiddenSize, intermediateSize, heads, keyValueHeads, headWidth, vocabularySize } = llm;
-  const shapes: [string, number[]][] = [['model.embed_tokens.weight', [vocabularySize, hiddenSize]]];
-  for (let layer = 0; layer < llm.layers; layer++) {
-    const own: [string, number[]][] = [
-      ['input_layernorm', [hiddenSize]],
-      ['self_attn.q_proj', [heads * headWidth, hiddenSize]],
-      ['self_attn.k_proj', [keyValueHeads * headWidth, hiddenSize]],
-      ['self_attn.v_proj', [keyValueHeads * headWidth, hiddenSize]],
-      ['self_attn.o_proj', [hiddenSize, heads * headWidth]],
-      ['post_attention_layernorm', [hiddenSize]],
-      ['mlp.gate_proj', [intermediateSize, hiddenSize]],
-      ['mlp.up_proj', [intermediateSize, hiddenSize]],
-      ['mlp.down_proj', [hiddenSize, intermediateSize]],
-    ];
-    for (const [name, shape] of own) shapes.push([`model.layers.${layer}.${name}.weight`, shape]);
-  }
-  shapes.push(['model.norm.weight', [hiddenSize]]);
   const table = normals(65_536);
   return new Map(
-    shapes.map(([name, shape], index) => {
-      const size = shape.reduce((product, dimension) => product * dimension, 1);
+    [...parameterShapes(llm)].map(([name, shape], index) => {
+      const size = sizeOf(shape);
       const data = new Float32Array(size);
       if (shape.length === 1) data.fill(1);
       else for (let at = 0; at < size; at++) data[at] = 0.02 * (table[(at * 31 + index) & 0xffff] as number);

@@ -1,6 +1,6 @@
 /** Rewrites that leave every output as it is: dropping what nobody reads, computing equal things once. */
 import type { Node, Program, Value } from './program.ts';
-import { rewrite } from './rewrites.ts';
+import { rewrite, takeOver } from './rewrites.ts';
 import type { Tensor } from './tensor.ts';
 
 /** Removes every node that no output depends on. Inputs stay: they are the program's signature. */
@@ -32,7 +32,7 @@ export function mergeCommonSubexpressions(program: Program): Program {
       continue;
     }
     const changed = inputs.some((value, index) => value !== node.inputs[index]);
-    const kept = changed ? rewire(node, inputs, replacement) : node;
+    const kept = changed ? takeOver({ ...node, inputs } as Node, node.outputs, replacement) : node;
     known.set(key, kept);
     nodes.push(kept);
   }
@@ -43,18 +43,6 @@ export function mergeCommonSubexpressions(program: Program): Program {
 /** The passes that every engine runs before it compiles. */
 export function simplify(program: Program): Program {
   return removeDeadCode(rewrite(removeDeadCode(mergeCommonSubexpressions(program))));
-}
-
-/** The same operation on other inputs; its outputs keep their ids and names. */
-function rewire(node: Node, inputs: readonly Value[], replacement: Map<Value, Value>): Node {
-  const outputs: Value[] = [];
-  const rewired = { ...node, inputs, outputs } as Node;
-  for (const value of node.outputs) {
-    const moved: Value = { ...value, node: rewired };
-    outputs.push(moved);
-    replacement.set(value, moved);
-  }
-  return rewired;
 }
 
 const comparedByContent = 64;

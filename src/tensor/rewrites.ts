@@ -22,7 +22,10 @@ export function rewrite(program: Program): Program {
     const rewritten = applyRules(rewired, uses);
     if ('node' in rewritten) replacement.set(original.outputs[0] as Value, rewritten);
     else if (rewritten === original) nodes.push(original);
-    else nodes.push(takeOver(rewritten, original.outputs, replacement, uses));
+    else {
+      nodes.push(takeOver(rewritten, original.outputs, replacement));
+      for (const value of original.outputs) uses.set(resolve(value), uses.get(value) ?? 0);
+    }
   }
   const outputs = new Map([...program.outputs].map(([name, value]) => [name, resolve(value)]));
   return { ...program, nodes, outputs };
@@ -47,20 +50,14 @@ function countUses(program: Program): Map<Value, number> {
   return uses;
 }
 
-/** The node under the names of the outputs that it takes over. */
-function takeOver(
-  node: Node,
-  outputs: readonly Value[],
-  replacement: Map<Value, Value>,
-  uses: Map<Value, number>,
-): Node {
+/** The node under the ids and names of the outputs that it takes over; `replacement` learns who stands for whom. */
+export function takeOver(node: Node, outputs: readonly Value[], replacement: Map<Value, Value>): Node {
   const made: Value[] = [];
   const own = { ...node, outputs: made } as Node;
   for (const value of outputs) {
     const moved: Value = { ...value, node: own };
     made.push(moved);
     replacement.set(value, moved);
-    uses.set(moved, uses.get(value) ?? 0);
   }
   return own;
 }

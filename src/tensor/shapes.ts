@@ -55,11 +55,6 @@ function sameDType(a: ValueType, b: ValueType): DType {
   return a.dtype;
 }
 
-function sameType(a: ValueType, b: ValueType): ValueType {
-  sameDType(a, b);
-  return a;
-}
-
 function mustAxis(type: ValueType, axis: number): number {
   const size = type.shape[axis];
   if (size === undefined || !Number.isInteger(axis)) {
@@ -197,7 +192,8 @@ export const shapeRules: { readonly [P in Primitive]: ShapeRule<P> } = {
         throw new Error(`a table ${formatShape(cosines.shape)} does not rotate ${formatShape(x.shape)}`);
       if (!sameShape(sines.shape, table))
         throw new Error(`sines ${formatShape(sines.shape)} differ from cosines ${formatShape(table)}`);
-      return [{ dtype: sameDType(x, sameType(cosines, sines)), shape: x.shape }];
+      sameDType(cosines, sines);
+      return [{ dtype: sameDType(x, cosines), shape: x.shape }];
     },
     flops: (inputs) => 3 * perInputElement(inputs),
   },

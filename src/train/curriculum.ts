@@ -5,7 +5,7 @@ import { type Engine, EngineError } from '../engine/engine.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import { parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
-import type { ClipFeatures, Row } from '../pal/batch.ts';
+import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
@@ -14,8 +14,8 @@ import type { StepMetrics } from './metrics.ts';
 import { dataOrder } from './order.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
-import { pick, planStage, trainableByStage } from './stage.ts';
-import { type Batch, NonFiniteError, trainingState } from './step.ts';
+import { drawWindow, pick, planStage, trainableByStage } from './stage.ts';
+import { NonFiniteError, trainingState } from './step.ts';
 
 type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
 
@@ -103,11 +103,8 @@ async function runStage(
   interrupted: boolean;
 }> {
   const { train, seed } = experiment;
-  const { stage, rows, shape, options } = planStage(
-    { experiment, model, tokenizer, examples, clips, parameters },
-    index,
-    names,
-  );
+  const plan = planStage({ experiment, model, tokenizer, examples, clips, parameters }, index, names);
+  const { stage, rows, shape, options } = plan;
   const { trainable } = options;
   const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
   watch.note(
@@ -125,10 +122,8 @@ async function runStage(
   try {
     while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
       const began = performance.now();
-      const drawn = Array.from({ length: train.accumulate }, (_, micro) =>
-        order.batch(progress.drawn + micro).map((at) => rows[at] as Row),
-      );
-      const window: Batch[] = drawn.map((batch) => answerBatch(model, shape, batch));
+      const drawn = drawWindow(plan, order, progress.drawn, train.accumulate);
+      const window = drawn.map((batch) => answerBatch(model, shape, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
         const where = `step ${progress.step + 1}, stage "${stage.name}"`;

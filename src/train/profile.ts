@@ -3,14 +3,13 @@ import type { Experiment } from '../config/schema.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import type { KernelProfile, ProgramProfile } from '../engine/onnx/profile.ts';
-import type { Row } from '../pal/batch.ts';
 import type { Program } from '../tensor/program.ts';
 import { answerBatch } from './loss.ts';
 import { dataOrder } from './order.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
 import { encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
-import { planStage, trainableByStage } from './stage.ts';
+import { drawWindow, planStage, trainableByStage } from './stage.ts';
 import { trainingState } from './step.ts';
 
 export interface ProfileOptions {
@@ -76,7 +75,8 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;
     const sources = { experiment, model, tokenizer: llm.tokenizer, examples: heard, clips, parameters };
-    const { stage, rows, shape, options: compiled } = planStage(sources, index, trainable);
+    const plan = planStage(sources, index, trainable);
+    const { stage, rows, shape, options: compiled } = plan;
     const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
     const state = await trainingState({ engine, ...compiled });
     const wallMs: number[] = [];
@@ -84,14 +84,9 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     try {
       for (let step = 0; step < warmUps + steps; step++) {
         const began = performance.now();
-        const window = Array.from({ length: train.accumulate }, (_, micro) => {
-          const batch = order.batch(step * train.accumulate + micro);
-          return answerBatch(
-            model,
-            shape,
-            batch.map((at) => rows[at] as Row),
-          );
-        });
+        const window = drawWindow(plan, order, step * train.accumulate, train.accumulate).map((batch) =>
+          answerBatch(model, shape, batch),
+        );
         await state.step(window, learningRateAt(step, stage));
         wallMs.push(performance.now() - began);
         bar.update(step + 1);

@@ -1,9 +1,9 @@
 /** A profile by the model's parts: what takes the time, the arithmetic and the memory. */
 
+import { bytesOf } from '../tensor/liveness.ts';
 import { type Direction, type Part, partOf } from '../tensor/parts.ts';
-import type { Node } from '../tensor/program.ts';
+import { isLeaf, type Node } from '../tensor/program.ts';
 import { flopsOf } from '../tensor/shapes.ts';
-import { bytesPerElement, sizeOf } from '../tensor/tensor.ts';
 import type { StepKernel, StepProfile } from './profile.ts';
 
 /** What a part costs in one step. */
@@ -89,7 +89,7 @@ export function summarizeProfile(profile: StepProfile): ProfileSummary {
       const part = partOf(first);
       const own = tally(part.name);
       own.flops += flopsOf(node) * runsPerStep;
-      own.bytes[part.direction] += bytesOf(node);
+      own.bytes[part.direction] += bytesMadeBy(node);
     }
   }
   const stepMs = at(profile.stepsMs);
@@ -115,13 +115,8 @@ export function summarizeProfile(profile: StepProfile): ProfileSummary {
   };
 }
 
-/** Inputs and constants are there before the step. */
-export function isLeaf({ primitive }: Pick<Node, 'primitive'>): boolean {
-  return primitive === 'input' || primitive === 'constant';
-}
-
-function bytesOf(node: Node): number {
+function bytesMadeBy(node: Node): number {
   // A reshaped value is the same memory under another shape.
   if (node.primitive === 'reshape') return 0;
-  return node.outputs.reduce((total, { dtype, shape }) => total + bytesPerElement[dtype] * sizeOf(shape), 0);
+  return node.outputs.reduce((total, value) => total + bytesOf(value), 0);
 }

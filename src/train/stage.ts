@@ -7,6 +7,7 @@ import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/bat
 import { answerIds, promptIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { answerObjective } from './loss.ts';
+import type { DataOrder } from './order.ts';
 import { RunError, selectParameters } from './setup.ts';
 import type { StepOptions } from './step.ts';
 
@@ -104,6 +105,21 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
       accumulate: train.accumulate,
     },
   };
+}
+
+/**
+ * The rows of an optimizer step's micro-batches.
+ * @param first how many micro-batches were drawn before
+ */
+export function drawWindow(
+  { rows }: Pick<StagePlan, 'rows'>,
+  order: DataOrder,
+  first: number,
+  accumulate: number,
+): Row[][] {
+  return Array.from({ length: accumulate }, (_, micro) =>
+    order.batch(first + micro).map((at) => rows[at] as Row),
+  );
 }
 
 /** The parameters with these names. */

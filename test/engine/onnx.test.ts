@@ -12,37 +12,21 @@ import { gradients } from '../../src/tensor/gradients.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
 import * as ops from '../../src/tensor/operations.ts';
 import { simplify } from '../../src/tensor/passes.ts';
-import { isLeaf, type Value, type ValueType } from '../../src/tensor/program.ts';
+import { isLeaf, type Value } from '../../src/tensor/program.ts';
 import { schedule } from '../../src/tensor/schedule.ts';
-import { float32, int32, sizeOf, type Tensor, tensor } from '../../src/tensor/tensor.ts';
+import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { cases } from '../tensor/arbitrary.ts';
+import { drawCase } from './primitiveCase.ts';
 
 const engine = onnxEngine({ threads: 2 });
 afterAll(() => engine.dispose());
-
-/** The case's float64 values as float32, which is what the engine computes in. */
-function narrowed({ dtype, shape }: ValueType, numbers: readonly number[]): Tensor {
-  if (dtype === 'int32') return int32(shape, numbers);
-  if (dtype === 'bool') return tensor('bool', shape, Uint8Array.from(numbers));
-  return float32(shape, numbers);
-}
 
 describe('every primitive on ONNX Runtime against the float64 reference', () => {
   for (const [primitive, draw] of Object.entries(cases)) {
     it(primitive, async () => {
       const check = async (seed: number) => {
-        const drawn = draw(random(seed));
-        const types = Object.fromEntries(
-          Object.entries(drawn.inputs).map(([name, type]) => [
-            name,
-            { ...type, dtype: type.dtype === 'float64' ? ('float32' as const) : type.dtype },
-          ]),
-        );
-        const feeds = Object.fromEntries(
-          Object.entries(types).map(([name, type]) => [name, narrowed(type, drawn.feeds[name] as number[])]),
-        );
-        const program = trace(types, (inputs) => ({ y: drawn.model(inputs) }));
+        const { program, feeds } = drawCase(draw, random(seed));
         const expected = interpret(program, feeds).y?.data ?? [];
         const executable = await engine.compile(program);
         const actual = plain(await executable.run(feeds), 'y').data as Float32Array;

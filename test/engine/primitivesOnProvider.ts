@@ -7,10 +7,8 @@ import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import type { Provider } from '../../src/engine/onnx/lower.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
-import type { ValueType } from '../../src/tensor/program.ts';
-import { float32, int32, type Tensor, tensor } from '../../src/tensor/tensor.ts';
-import { trace } from '../../src/tensor/trace.ts';
 import { cases } from '../tensor/arbitrary.ts';
+import { drawCase } from './primitiveCase.ts';
 
 const provider = (process.argv[2] ?? 'cpu') as Provider;
 const elsewhere = new Set<string>();
@@ -23,28 +21,12 @@ const engine = onnxEngine({
   },
 });
 
-function narrowed({ dtype, shape }: ValueType, numbers: readonly number[]): Tensor {
-  if (dtype === 'int32') return int32(shape, numbers);
-  if (dtype === 'bool') return tensor('bool', shape, Uint8Array.from(numbers));
-  return float32(shape, numbers);
-}
-
 const report: Record<string, { deviation: number; elsewhere: string[] }> = {};
 for (const [primitive, draw] of Object.entries(cases)) {
   let deviation = 0;
   elsewhere.clear();
   for (let seed = 0; seed < 3; seed++) {
-    const drawn = draw(random(seed, primitive));
-    const types = Object.fromEntries(
-      Object.entries(drawn.inputs).map(([name, type]): [string, ValueType] => [
-        name,
-        { ...type, dtype: type.dtype === 'float64' ? 'float32' : type.dtype },
-      ]),
-    );
-    const feeds = Object.fromEntries(
-      Object.entries(types).map(([name, type]) => [name, narrowed(type, drawn.feeds[name] as number[])]),
-    );
-    const program = trace(types, (inputs) => ({ y: drawn.model(inputs) }));
+    const { program, feeds } = drawCase(draw, random(seed, primitive));
     const expected = interpret(program, feeds).y?.data ?? [];
     const executable = await engine.compile(program);
     const actual = plain(await executable.run(feeds), 'y').data;

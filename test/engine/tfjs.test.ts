@@ -7,22 +7,16 @@ import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { tfjsEngine } from '../../src/engine/tfjs/engine.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
 import * as ops from '../../src/tensor/operations.ts';
-import type { Value, ValueType } from '../../src/tensor/program.ts';
+import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32, type Tensor, tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { cases } from '../tensor/arbitrary.ts';
+import { drawCase } from './primitiveCase.ts';
 import { relative, smallStep } from './smallStep.ts';
 
 const witness = onnxEngine({ threads: 1 });
 const engines = { wasm: await tfjsEngine({ backend: 'wasm' }), cpu: await tfjsEngine({ backend: 'cpu' }) };
 afterAll(() => Promise.all([witness, ...Object.values(engines)].map((engine) => engine.dispose())));
-
-/** The case's float64 values as float32, which is what the engines compute in. */
-function narrowed({ dtype, shape }: ValueType, numbers: readonly number[]): Tensor {
-  if (dtype === 'int32') return int32(shape, numbers);
-  if (dtype === 'bool') return tensor('bool', shape, Uint8Array.from(numbers));
-  return float32(shape, numbers);
-}
 
 describe.each(Object.entries(engines))(
   'every primitive on %s against the float64 reference and ONNX',
@@ -30,20 +24,7 @@ describe.each(Object.entries(engines))(
     for (const [primitive, draw] of Object.entries(cases)) {
       it(primitive, async () => {
         const check = async (seed: number) => {
-          const drawn = draw(random(seed));
-          const types = Object.fromEntries(
-            Object.entries(drawn.inputs).map(([name, type]) => [
-              name,
-              { ...type, dtype: type.dtype === 'float64' ? ('float32' as const) : type.dtype },
-            ]),
-          );
-          const feeds = Object.fromEntries(
-            Object.entries(types).map(([name, type]) => [
-              name,
-              narrowed(type, drawn.feeds[name] as number[]),
-            ]),
-          );
-          const program = trace(types, (inputs) => ({ y: drawn.model(inputs) }));
+          const { program, feeds } = drawCase(draw, random(seed));
           const results = [];
           for (const one of [engine, witness]) {
             const executable = await one.compile(program);

@@ -1,11 +1,11 @@
 /** A small random audio-LLM for the tests. */
 import { random } from '../../src/config/random.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
-import type { LlamaConfig } from '../../src/llm/config.ts';
+import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
 import { type AudioLlm, audioInputNames, streamParameters } from '../../src/pal/audioLlm.ts';
 import { initialize } from '../../src/pal/connectors.ts';
 import type { AttentionOnlyIntegration, IntegrationConfig, Stream } from '../../src/pal/streams.ts';
-import { float32, int32, type Tensor } from '../../src/tensor/tensor.ts';
+import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 
 export const llm: LlamaConfig = {
   hiddenSize: 16,
@@ -57,30 +57,12 @@ export function audioLlm(streams: readonly Stream[], integration: Partial<Integr
 
 /** Random parameters of the bare LLM. */
 export function llmParameters(config = llm): Map<string, Tensor & { dtype: 'float32' }> {
-  const { hiddenSize: d, intermediateSize: f, headWidth: h } = config;
-  const shapes = new Map<string, number[]>([
-    ['model.embed_tokens.weight', [config.vocabularySize, d]],
-    ['model.norm.weight', [d]],
-  ]);
-  for (let layer = 0; layer < config.layers; layer++) {
-    const prefix = `model.layers.${layer}`;
-    shapes.set(`${prefix}.self_attn.q_proj.weight`, [config.heads * h, d]);
-    shapes.set(`${prefix}.self_attn.k_proj.weight`, [config.keyValueHeads * h, d]);
-    shapes.set(`${prefix}.self_attn.v_proj.weight`, [config.keyValueHeads * h, d]);
-    shapes.set(`${prefix}.self_attn.o_proj.weight`, [d, config.heads * h]);
-    shapes.set(`${prefix}.mlp.gate_proj.weight`, [f, d]);
-    shapes.set(`${prefix}.mlp.up_proj.weight`, [f, d]);
-    shapes.set(`${prefix}.mlp.down_proj.weight`, [d, f]);
-    shapes.set(`${prefix}.input_layernorm.weight`, [d]);
-    shapes.set(`${prefix}.post_attention_layernorm.weight`, [d]);
-  }
   return new Map(
-    [...shapes].map(([name, shape]) => {
+    [...parameterShapes(config)].map(([name, shape]) => {
       const draw = random(3, name);
       const norm = name.includes('norm');
       const deviation = name.includes('embed') ? 1 : (shape.at(-1) as number) ** -0.5;
-      const size = shape.reduce((a, b) => a * b, 1);
-      const values = Float32Array.from({ length: size }, () =>
+      const values = Float32Array.from({ length: sizeOf(shape) }, () =>
         norm ? 1 + 0.2 * draw.normal() : deviation * draw.normal(),
       );
       return [name, float32(shape, values)];

@@ -77,7 +77,7 @@ export function onnxEngine({
         const held = feedsOf(program, feeds);
         const outputs =
           provider === 'cpu'
-            ? await runInto(session, held, program, lowered, into)
+            ? await runInto(session, held, lowered, into)
             : await session.run(held).catch((error: unknown) => {
                 throw runError(error, lowered);
               });
@@ -157,10 +157,10 @@ export function onnxEngine({
 async function runInto(
   session: ort.InferenceSession,
   feeds: Record<string, ort.Tensor>,
-  program: Program,
   lowered: LoweredProgram,
   into: Readonly<Record<string, Tensor>>,
 ): Promise<Record<string, ort.Tensor>> {
+  const { program } = lowered;
   checkInto(program, into);
   const outputs = Object.fromEntries(
     [...program.outputs].map(([name, { dtype, shape }]) => {
