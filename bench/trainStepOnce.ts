@@ -10,7 +10,8 @@ import { plain } from '../src/engine/engine.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { type Tensor, zeros } from '../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
-import { gradientProgram, trainingState } from '../src/train/step.ts';
+import { gradientProgram } from '../src/train/step.ts';
+import { trainingState } from '../src/train/trainingState.ts';
 import { type BenchShapeName, benchModel, benchShapes, randomParameters } from './models.ts';
 
 const [name = 'tiny', steps = '5', optimizer] = process.argv.slice(2);

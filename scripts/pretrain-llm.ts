@@ -17,7 +17,8 @@ import { initialize, type ParameterSpec } from '../src/pal/connectors.ts';
 import { float32, int32 } from '../src/tensor/tensor.ts';
 import { answerObjective } from '../src/train/loss.ts';
 import { learningRateAt } from '../src/train/schedule.ts';
-import { type Batch, trainingState } from '../src/train/step.ts';
+import type { Batch } from '../src/train/step.ts';
+import { trainingState } from '../src/train/trainingState.ts';
 
 const steps = Number(process.argv[2] ?? 1000);
 const folder = process.argv[3] ?? 'models/sound-world';

@@ -39,7 +39,7 @@ import type { Value } from '../src/tensor/program.ts';
 import { float32, type Tensor } from '../src/tensor/tensor.ts';
 import { trace } from '../src/tensor/trace.ts';
 import { learningRateAt } from '../src/train/schedule.ts';
-import { trainingState } from '../src/train/step.ts';
+import { trainingState } from '../src/train/trainingState.ts';
 
 const tokensPerClip = 30;
 const framesPerSecond = 10;

@@ -36,6 +36,11 @@ export interface Executable {
 export interface Engine {
   /** For people: `onnx (cpu, 2 threads)`. */
   readonly description: string;
+  /**
+   * Whether runs read their feeds and write `into` where they lie. Then an output may be written over a feed that
+   * nothing else reads: the sum of an addition over one of its terms.
+   */
+  readonly inPlace: boolean;
   compile(program: Program, options?: CompileOptions): Promise<Executable>;
   /** Copies device tensors back into plain memory. */
   read(tensors: Readonly<Record<string, DeviceTensor>>): Promise<Record<string, Tensor>>;

@@ -1,7 +1,7 @@
 /** What every engine checks before it runs a program, so that a wrong call is refused in the same words. */
-import type { Program, Value } from '../tensor/program.ts';
+import type { Primitive, Program, Value } from '../tensor/program.ts';
 import { formatShape, sameShape, type Tensor } from '../tensor/tensor.ts';
-import { EngineError, type Feed } from './engine.ts';
+import { EngineError, type Feed, isDeviceTensor } from './engine.ts';
 
 /**
  * The feeds in the order of the program's inputs.
@@ -51,6 +51,46 @@ export function checkInto(program: Program, into: Readonly<Record<string, Tensor
     if (given !== undefined && (given.dtype !== dtype || !sameShape(given.shape, shape))) {
       throw new EngineError(
         `output "${name}" is ${dtype}${formatShape(shape)}, it does not fit ${given.dtype}${formatShape(given.shape)}`,
+      );
+    }
+  }
+}
+
+/** Primitives that read each element of their first inputs before they write it. */
+const elementwise: ReadonlySet<Primitive> = new Set<Primitive>(['add', 'scatterAdd']);
+
+/**
+ * Checks outputs that are to be written over feeds.
+ * @param program as it runs
+ * @throws EngineError when something could still read a feed after it was overwritten
+ */
+export function checkOverwriting(
+  program: Program,
+  feeds: Readonly<Record<string, Feed>>,
+  into: Readonly<Record<string, Tensor>>,
+): void {
+  const places = new Map<ArrayBufferLike, Map<number, string>>();
+  for (const [name, feed] of Object.entries(feeds)) {
+    if (isDeviceTensor(feed) || feed.data.length === 0) continue;
+    const { buffer, byteOffset } = feed.data;
+    const own = places.get(buffer) ?? new Map<number, string>();
+    places.set(buffer, own.set(byteOffset, name));
+  }
+  for (const [name, { data, shape }] of Object.entries(into)) {
+    const feed = data.length === 0 ? undefined : places.get(data.buffer)?.get(data.byteOffset);
+    if (feed === undefined) continue;
+    const input = program.inputs.get(feed) as Value;
+    const { node } = program.outputs.get(name) as Value;
+    const readers = program.nodes.filter(({ inputs }) => inputs.includes(input));
+    const safe =
+      elementwise.has(node.primitive) &&
+      node.inputs[0] === input &&
+      sameShape(input.shape, shape) &&
+      readers.length === 1 &&
+      readers[0] === node;
+    if (!safe) {
+      throw new EngineError(
+        `output "${name}" cannot be written over input "${feed}": it is more than an addition to it`,
       );
     }
   }

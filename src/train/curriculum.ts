@@ -7,7 +7,7 @@ import { parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
 import { answerBatch } from './loss.ts';
 import type { StepMetrics } from './metrics.ts';
@@ -15,7 +15,8 @@ import { dataOrder } from './order.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
 import { drawWindow, pick, planStage, trainableByStage } from './stage.ts';
-import { NonFiniteError, trainingState } from './step.ts';
+import { NonFiniteError } from './step.ts';
+import { trainingState } from './trainingState.ts';
 
 type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
 
@@ -166,7 +167,7 @@ async function runStage(
       if (stopping && !ends) break;
     }
     const { moments } = await state.optimizer();
-    const result = { parameters: await state.parameters(), moments, progress, interrupted: stopping };
+    const result = { parameters: copied(await state.parameters()), moments, progress, interrupted: stopping };
     await state.dispose();
     return result;
   } catch (error) {
@@ -176,6 +177,11 @@ async function runStage(
   } finally {
     bar.stop();
   }
+}
+
+/** Parameters of their own: what a state gives may lie in the memory that also holds gradients and moments. */
+function copied(parameters: Parameters): Parameters {
+  return new Map([...parameters].map(([name, { shape, data }]) => [name, float32(shape, data.slice())]));
 }
 
 /** 3231936 -> "3.23 M" */

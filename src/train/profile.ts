@@ -10,7 +10,7 @@ import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
 import { encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
 import { drawWindow, planStage, trainableByStage } from './stage.ts';
-import { trainingState } from './step.ts';
+import { trainingState } from './trainingState.ts';
 
 export interface ProfileOptions {
   readonly watch: Watch;
@@ -43,7 +43,9 @@ export interface StepProfile {
   readonly warmUps: number;
   /** Wall milliseconds of each measured step as training sees it. */
   readonly stepsMs: readonly number[];
-  /** The step's programs: one, or with accumulation one for the micro-batches and one for the update. */
+  /** Of each measured step, the update where it is no part of the programs, else 0. */
+  readonly updatesMs: readonly number[];
+  /** The step's programs: one; on a device with accumulation one for the micro-batches and one for the update. */
   readonly programs: readonly StepProgram[];
 }
 
@@ -80,6 +82,7 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
     const state = await trainingState({ engine, ...compiled });
     const wallMs: number[] = [];
+    const updatesMs: number[] = [];
     const bar = watch.progress(`profiling "${stage.name}"`, warmUps + steps);
     try {
       for (let step = 0; step < warmUps + steps; step++) {
@@ -87,8 +90,9 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
         const window = drawWindow(plan, order, step * train.accumulate, train.accumulate).map((batch) =>
           answerBatch(model, shape, batch),
         );
-        await state.step(window, learningRateAt(step, stage));
+        const { updateMs } = await state.step(window, learningRateAt(step, stage));
         wallMs.push(performance.now() - began);
+        updatesMs.push(updateMs);
         bar.update(step + 1);
       }
     } finally {
@@ -103,6 +107,7 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
       provider: measured.provider,
       warmUps,
       stepsMs: wallMs.slice(warmUps),
+      updatesMs: updatesMs.slice(warmUps),
       programs: profiles.map((profile) => stepProgram(profile, warmUps, steps)),
     };
   } finally {

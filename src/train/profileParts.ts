@@ -95,7 +95,9 @@ export function summarizeProfile(profile: StepProfile): ProfileSummary {
   const stepMs = at(profile.stepsMs);
   // A GPU works on while the engine prepares what comes next: its kernels can take longer than the engine's calls.
   tally(outside.engine).ms.forward += Math.max(0, inEngineMs - inKernelsMs);
-  tally(outside.host).ms.forward += Math.max(0, stepMs - inEngineMs);
+  const updateMs = at(profile.updatesMs);
+  if (updateMs > 0) tally('update').ms.update += updateMs;
+  tally(outside.host).ms.forward += Math.max(0, stepMs - inEngineMs - updateMs);
   const parts = [...tallies].map(([part, own]) => {
     const { forward, backward, update } = own.ms;
     return { part, totalMs: forward + backward + update, ...own };

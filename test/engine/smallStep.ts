@@ -3,7 +3,8 @@ import { random } from '../../src/config/random.ts';
 import { type Engine, plain } from '../../src/engine/engine.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { gradientProgram, trainingState } from '../../src/train/step.ts';
+import { gradientProgram } from '../../src/train/step.ts';
+import { trainingState } from '../../src/train/trainingState.ts';
 import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
 
 export interface Step {

@@ -3,7 +3,8 @@ import { random } from '../../src/config/random.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { NonFiniteError, trainingState } from '../../src/train/step.ts';
+import { NonFiniteError } from '../../src/train/step.ts';
+import { trainingState } from '../../src/train/trainingState.ts';
 import { allParameters, audioLlm, stream } from '../pal/fixture.ts';
 
 const engine = onnxEngine();

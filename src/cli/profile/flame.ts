@@ -76,6 +76,12 @@ function frameOf(profile: StepProfile): Frame {
       frame.kernels++;
     }
   }
+  const updateMs = profile.updatesMs[step] ?? 0;
+  if (updateMs > 0) {
+    root.inside.set('update', { name: 'update', ms: updateMs, kernels: 1, inside: new Map() });
+    root.ms += updateMs;
+    root.kernels++;
+  }
   return root;
 }
 

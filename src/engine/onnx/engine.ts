@@ -15,7 +15,7 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
-import { checkFeeds, checkInto, checkKept } from '../feeds.ts';
+import { checkFeeds, checkInto, checkKept, checkOverwriting } from '../feeds.ts';
 import { runError } from './failure.ts';
 import { endingName, type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
@@ -75,6 +75,7 @@ export function onnxEngine({
     return {
       async run(feeds, into = {}) {
         const held = feedsOf(program, feeds);
+        if (provider === 'cpu') checkOverwriting(lowered.program, feeds, into);
         const outputs =
           provider === 'cpu'
             ? await runInto(session, held, lowered, into)
@@ -142,6 +143,7 @@ export function onnxEngine({
 
   return {
     description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
+    inPlace: provider === 'cpu',
     compile,
     read,
     async dispose() {

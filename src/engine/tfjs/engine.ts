@@ -78,6 +78,7 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
 
   return {
     description: `tfjs (${chosen.backend}: ${chosen.reason})`,
+    inPlace: false,
     compile,
     async read(tensors) {
       select();

@@ -32,6 +32,7 @@ const profile: StepProfile = {
   provider: 'cpu',
   warmUps: 1,
   stepsMs: [12, 22, 400],
+  updatesMs: [0.25, 0.5, 1],
   programs: [
     {
       program,
@@ -58,7 +59,8 @@ describe('a profile as a table', () => {
     // 2 * 100^3 operations each way; 40 kB each way, made in 4 + 8 ms.
     expect(row('layers.*.attention')).toEqual(['4', '8', '0', '54.5 %', '0.004', '0.3', '0.08']);
     expect(row('engine, between kernels')?.[0]).toBe('6');
-    expect(row('outside the engine: batches, feeds')?.[0]).toBe('2');
+    expect(row('outside the engine: batches, feeds')?.[0]).toBe('1.5');
+    expect(row('update')?.slice(0, 3)).toEqual(['0', '0', '0.5']);
     expect(lines.at(-2)).toContain('A step takes 22.0 ms');
     expect(lines.at(-1)).toContain('1 kernel ran on another provider');
   });
@@ -67,11 +69,12 @@ describe('a profile as a table', () => {
 describe('a profile as a picture', () => {
   it('nests the scopes down to the primitive, each with its time', () => {
     const picture = flameSvg(profile);
-    expect(picture).toContain('<title>step: 14.0 ms, 100.0 %, 3 kernels</title>');
+    expect(picture).toContain('<title>step: 14.5 ms, 100.0 %, 4 kernels</title>');
     expect(picture).toContain(
-      '<title>step › forward › layers › 0 › attention › matmul: 4.00 ms, 28.6 %, 1 kernel</title>',
+      '<title>step › forward › layers › 0 › attention › matmul: 4.00 ms, 27.6 %, 1 kernel</title>',
     );
     expect(picture).toContain('<title>step › backward › layers › 0 › attention › matmul: 8.00 ms');
+    expect(picture).toContain('<title>step › update: 0.500 ms');
     expect(picture).toContain('<title>step › other');
     const count = (what: RegExp) => picture.match(what)?.length;
     expect(count(/<g>/g)).toBe(count(/<\/g>/g));

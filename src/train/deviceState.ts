@@ -1,0 +1,194 @@
+/**
+ * The step on a device: the update is part of the tensor program, and parameters and moments stay there from step to
+ * step. Without accumulation all of it is one program; with it, one program adds up gradients and one updates.
+ */
+import { type DeviceTensor, type Executable, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
+import { multiply } from '../tensor/operations.ts';
+import { parameterInputs } from '../tensor/parameters.ts';
+import type { Program, Value, ValueType } from '../tensor/program.ts';
+import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
+import { scope, trace } from '../tensor/trace.ts';
+import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
+import {
+  type Batch,
+  gradientProgram,
+  lossAndGradients,
+  mustBeFinite,
+  type OptimizerState,
+  prefixed,
+  type StepOptions,
+  type StepResult,
+  supervisedTokens,
+  type TrainingState,
+} from './step.ts';
+
+const scalar: ValueType = { dtype: 'float32', shape: [] };
+const scalarInputs = { learningRate: scalar, correction1: scalar, correction2: scalar, scale: scalar };
+
+function updates(
+  config: AdamWConfig,
+  clipNorm: number | null,
+  names: readonly string[],
+  inputs: Readonly<Record<string, Value>>,
+  summedGradients: readonly Value[],
+): Record<string, Value> {
+  return scope('update', () => {
+    const scale = inputs.scale as Value;
+    const norm = multiply(globalNorm(summedGradients), scale);
+    const factor = clipNorm === null ? scale : multiply(scale, clipFactor(norm, clipNorm));
+    const scalars = {
+      learningRate: inputs.learningRate as Value,
+      correction1: inputs.correction1 as Value,
+      correction2: inputs.correction2 as Value,
+    };
+    const outputs: Record<string, Value> = { gradientNorm: norm };
+    for (const [index, name] of names.entries()) {
+      const gradient = multiply(summedGradients[index] as Value, factor);
+      const state = { first: inputs[`first.${name}`] as Value, second: inputs[`second.${name}`] as Value };
+      const next = adamW(config, inputs[name] as Value, gradient, state, scalars);
+      outputs[`next.${name}`] = next.parameter;
+      outputs[`next.first.${name}`] = next.state.first;
+      outputs[`next.second.${name}`] = next.state.second;
+    }
+    return outputs;
+  });
+}
+
+function fusedProgram(options: StepOptions): Program {
+  const { trainable, objective, optimizer, clipNorm } = options;
+  const names = [...trainable.keys()];
+  const own = parameterInputs(trainable);
+  const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
+  return trace<string>({ ...types, ...objective.inputs }, (inputs) => {
+    const { loss, gradients } = lossAndGradients(options, inputs);
+    return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
+  });
+}
+
+function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program {
+  const names = [...trainable.keys()];
+  const own = parameterInputs(trainable);
+  const state = {
+    ...own,
+    ...prefixed('first.', own),
+    ...prefixed('second.', own),
+    ...prefixed('gradient.', own),
+  };
+  return trace<string>({ ...state, ...scalarInputs }, (inputs) =>
+    updates(
+      optimizer,
+      clipNorm,
+      names,
+      inputs,
+      names.map((name) => inputs[`gradient.${name}`] as Value),
+    ),
+  );
+}
+
+/** Compiles the step's programs and brings their state to the device. */
+export async function deviceState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
+  const { engine, trainable, accumulate, optimizer } = options;
+  const names = [...trainable.keys()];
+  const stateNames = names.flatMap((name) => [name, `first.${name}`, `second.${name}`]);
+  const keepOnDevice = stateNames.map((name) => `next.${name}`);
+  const executables: Executable[] = [];
+  const compile = async (program: Program, kept: readonly string[]) => {
+    const executable = await engine.compile(program, { keepOnDevice: kept });
+    executables.push(executable);
+    return executable;
+  };
+  const fused = accumulate === 1 ? await compile(fusedProgram(options), keepOnDevice) : undefined;
+  const accumulating = fused
+    ? undefined
+    : await compile(
+        gradientProgram(options, { accumulates: true }),
+        names.map((name) => `gradient.${name}`),
+      );
+  const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
+
+  const zero = (name: string) => zeros('float32', trainable.get(name)?.shape ?? []);
+  const state: Record<string, Feed> = Object.fromEntries(
+    names.flatMap((name): [string, Feed][] => [
+      [name, trainable.get(name) as Tensor],
+      [`first.${name}`, start?.moments.get(`first.${name}`) ?? zero(name)],
+      [`second.${name}`, start?.moments.get(`second.${name}`) ?? zero(name)],
+    ]),
+  );
+  let done = start?.updates ?? 0;
+
+  function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
+    const gradientNorm = Number(plain(outputs, 'gradientNorm').data[0]);
+    try {
+      mustBeFinite(loss, gradientNorm);
+    } catch (error) {
+      dispose(Object.values(outputs));
+      throw error;
+    }
+    dispose(stateNames.map((name) => state[name] as Feed));
+    for (const name of stateNames) state[name] = outputs[`next.${name}`] as Feed;
+    done++;
+    return { loss, gradientNorm, updateMs: 0 };
+  }
+
+  /** The sums of the window's gradients, and its loss. */
+  async function accumulateWindow(program: Executable, window: readonly Batch[]) {
+    const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
+    let sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [name, zero(name)]));
+    let loss = 0;
+    for (const batch of window) {
+      const fed = Object.fromEntries(names.map((name) => [`sum.${name}`, sums[name] as Feed]));
+      const outputs = await program.run({ ...trained, ...fed, ...batch.feeds });
+      loss += Number(plain(outputs, 'loss').data[0]);
+      dispose(Object.values(sums));
+      sums = Object.fromEntries(names.map((name) => [name, outputs[`gradient.${name}`] as Feed]));
+    }
+    return { sums, loss };
+  }
+
+  async function read(wanted: readonly string[]): Promise<Map<string, Tensor & { dtype: 'float32' }>> {
+    const device = wanted.flatMap((name): [string, DeviceTensor][] => {
+      const value = state[name] as Feed;
+      return isDeviceTensor(value) ? [[name, value]] : [];
+    });
+    const copies = await engine.read(Object.fromEntries(device));
+    return new Map(
+      wanted.map((name) => [name, (copies[name] ?? state[name]) as Tensor & { dtype: 'float32' }]),
+    );
+  }
+
+  return {
+    async step(window, learningRate) {
+      const supervised = supervisedTokens(window);
+      const number = (value: number) => float32([], [value]);
+      const scalars = {
+        learningRate: number(learningRate),
+        correction1: number(1 - optimizer.beta1 ** (done + 1)),
+        correction2: number(1 - optimizer.beta2 ** (done + 1)),
+        scale: number(1 / supervised),
+      };
+      if (fused !== undefined) {
+        const [batch] = window;
+        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds });
+        return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
+      }
+      const { sums, loss } = await accumulateWindow(accumulating as Executable, window);
+      const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[name] as Feed]));
+      const outputs = await (update as Executable).run({ ...state, ...fed, ...scalars });
+      dispose(Object.values(sums));
+      return commit(outputs, loss / supervised);
+    },
+    parameters: () => read(names),
+    async optimizer() {
+      return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
+    },
+    async dispose() {
+      // Device memory belongs to the program that made it: freeing it after the program ends the process.
+      dispose(Object.values(state));
+      for (const executable of executables) await executable.dispose();
+    },
+  };
+}
+
+function dispose(values: readonly Feed[]): void {
+  for (const value of values) if (isDeviceTensor(value)) value.dispose();
+}

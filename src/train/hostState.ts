@@ -1,0 +1,65 @@
+/**
+ * The step in the process's own memory: the engine computes the gradients, and a kernel updates parameters and
+ * moments in place, so that there is one generation of each.
+ */
+import { type Engine, type Executable, plain } from '../engine/engine.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import { type AdamWTensors, adamwMemory } from './adamwMemory.ts';
+import {
+  gradientProgram,
+  mustBeFinite,
+  type OptimizerState,
+  type StepOptions,
+  supervisedTokens,
+  type TrainingState,
+} from './step.ts';
+
+/** Compiles the step's program and copies its state in; `options.trainable` is not held. */
+export async function hostState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
+  const { engine, trainable, optimizer, clipNorm } = options;
+  const accumulates = options.accumulate > 1;
+  const executable = await compileGradients(engine, options, accumulates);
+  const memory = adamwMemory(trainable);
+  const all = (kind: keyof AdamWTensors, prefix = ''): [string, Tensor & { dtype: 'float32' }][] =>
+    [...memory.tensors].map(([name, tensors]) => [`${prefix}${name}`, tensors[kind]]);
+  for (const [name, { data }] of [...all('first', 'first.'), ...all('second', 'second.')]) {
+    const moment = start?.moments.get(name);
+    if (moment !== undefined) data.set(moment.data);
+  }
+  let done = start?.updates ?? 0;
+  const gradients = all('gradient', 'gradient.');
+  const into = Object.fromEntries(gradients);
+  const feeds: Record<string, Tensor> = Object.fromEntries(all('parameter'));
+  // Read and written in the same place: each element is read before it is written.
+  if (accumulates) Object.assign(feeds, Object.fromEntries(all('gradient', 'sum.')));
+
+  return {
+    async step(window, learningRate) {
+      const supervised = supervisedTokens(window);
+      let loss = 0;
+      if (accumulates) for (const [, { data }] of gradients) data.fill(0);
+      for (const batch of window) {
+        const outputs = await executable.run({ ...feeds, ...batch.feeds }, into);
+        loss += Number(plain(outputs, 'loss').data[0]) / supervised;
+      }
+      const began = performance.now();
+      const gradientNorm = memory.gradientNorm() / supervised;
+      mustBeFinite(loss, gradientNorm);
+      const clipping = clipNorm === null || gradientNorm < clipNorm ? 1 : clipNorm / gradientNorm;
+      memory.update(optimizer, { learningRate, done, scale: clipping / supervised });
+      done++;
+      return { loss, gradientNorm, updateMs: performance.now() - began };
+    },
+    parameters: async () => new Map(all('parameter')),
+    optimizer: async () => ({
+      updates: done,
+      moments: new Map([...all('first', 'first.'), ...all('second', 'second.')]),
+    }),
+    dispose: () => executable.dispose(),
+  };
+}
+
+/** A function of its own: what it is given must not live on in the state's closures. */
+function compileGradients(engine: Engine, options: StepOptions, accumulates: boolean): Promise<Executable> {
+  return engine.compile(gradientProgram(options, { accumulates }));
+}
