@@ -1,21 +1,17 @@
 /** The loss of an audio-LLM on a batch of questions with their answers. */
 import type { AudioLlm } from '../pal/audioLlm.ts';
-import { type BatchShape, batchFeeds, batchInputs, type Row, targetLogProbabilities } from '../pal/batch.ts';
+import { type BatchShape, batchFeeds, batchInputs, type Row, targetLoss } from '../pal/batch.ts';
 import { audioTokens } from '../pal/streams.ts';
-import { multiply, negate, sum } from '../tensor/operations.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
-import { scope } from '../tensor/trace.ts';
 import type { Batch, Objective } from './step.ts';
 
 /** Cross-entropy of the target tokens, each with a weight. */
 export function answerObjective(model: AudioLlm, shape: BatchShape): Objective {
   return {
     inputs: { ...batchInputs(model, shape), 'target.weights': { dtype: 'float32', shape: [shape.targets] } },
-    summedLoss: (parameters, inputs) => {
-      const logProbabilities = targetLogProbabilities(model, parameters, inputs);
-      return scope('loss', () => negate(sum(multiply(logProbabilities, inputs['target.weights'] as Value))));
-    },
+    summedLoss: (parameters, inputs) =>
+      targetLoss(model, parameters, inputs, inputs['target.weights'] as Value),
   };
 }
 

@@ -18,7 +18,7 @@ import {
   ValueInfoProtoSchema,
 } from 'onnx-buf';
 import type { ValueType } from '../../tensor/program.ts';
-import { type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
+import { allocate, type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
 
 export type AttributeValue = number | string | { readonly float: number } | readonly number[];
@@ -119,13 +119,10 @@ export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
         tensor('int64', shape, BigInt64Array.from(values, BigInt)),
       ),
     scalar: (dtype, value) => {
-      if (dtype !== 'float32' && dtype !== 'float64')
+      if (dtype !== 'float32' && dtype !== 'float64' && dtype !== 'bool')
         throw new EngineError(`no scalar constants of ${dtype}`);
-      const values =
-        dtype === 'float32'
-          ? tensor(dtype, [], Float32Array.of(value))
-          : tensor(dtype, [], Float64Array.of(value));
-      return share(`${dtype}(${value})`, values);
+      const data = allocate(dtype, 1).fill(value);
+      return share(`${dtype}(${value})`, tensor(dtype, [], data));
     },
   };
 }

@@ -4,6 +4,7 @@ import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'on
 import { simplify } from '../../tensor/passes.ts';
 import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
+import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
 import { graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
@@ -73,6 +74,34 @@ const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
   graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
 };
 
+/** Chooses the value over an element of each other one: a graph has no other way to make a node wait. */
+const after: Lower<'after'> = ({ graph, node, inputs, outputs }) => {
+  const [x, ...others] = node.inputs as readonly [Value, ...Value[]];
+  const temporary = (what: string) => graph.temporary(`${outputs[0]}.${what}`);
+  const elements = others.flatMap(({ dtype, shape }, at) => {
+    if (sizeOf(shape) === 0) return [];
+    let element = inputs[at + 1] as string;
+    const through = (operator: string, rest: readonly string[], attributes = {}) => {
+      const made = temporary(operator.toLowerCase());
+      graph.node(operator, [element, ...rest], [made], attributes);
+      element = made;
+    };
+    const axes = [...shape.keys()];
+    const first = [axes.map(() => 0), axes.map(() => 1), axes].map((numbers) => graph.integers(numbers));
+    if (sizeOf(shape) > 1) through('Slice', first);
+    if (axes.length > 0) through('Reshape', [graph.integers([])]);
+    if (dtype !== x.dtype) through('Cast', [], { to: onnxDType[x.dtype] });
+    return [element];
+  });
+  if (elements.length === 0) return graph.node('Identity', inputs.slice(0, 1), outputs);
+  let [held = ''] = inputs;
+  for (const [at, element] of elements.entries()) {
+    const chosen = at === elements.length - 1 ? (outputs[0] as string) : temporary('chosen');
+    graph.node('Where', [graph.scalar('bool', 0), element, held], [chosen]);
+    held = chosen;
+  }
+};
+
 /** One entry per primitive; a primitive without one does not compile. */
 const lowerings: Lowerings = {
   input: () => undefined,
@@ -90,6 +119,7 @@ const lowerings: Lowerings = {
   erf: operator('Erf'),
   silu,
   detach: operator('Identity'),
+  after,
   equal: operator('Equal'),
   less: operator('Less'),
   where: operator('Where'),

@@ -91,6 +91,8 @@ export const rules: { readonly [P in Primitive]: Rule<P> } = {
   erf: unary('erf'),
   silu: ({ tf, a }) => tf.mul(a, tf.sigmoid(a)),
   detach: ({ a }) => a.clone(),
+  // Nodes run in the program's order.
+  after: ({ a }) => a.clone(),
   equal: comparison('equal'),
   less: comparison('less'),
   where,
