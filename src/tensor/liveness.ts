@@ -50,41 +50,46 @@ export function liveness(program: Program): Liveness {
 
   const held = new Map<Value, number>();
   const timeline: number[] = [];
+  // Two moments a node: values are made, and after that the dying ones go.
+  const spans = new Map<Value, { readonly born: number; died: number }>();
   let now = 0;
   let peakBytes = 0;
-  let peakAt: Node | undefined;
-  let heldAtPeak: Value[] = [];
+  let peak = -1;
+  const free = (value: Value, moment: number) => {
+    now -= held.get(value) ?? 0;
+    held.delete(value);
+    const span = spans.get(value);
+    if (span !== undefined) span.died = moment;
+  };
   for (const [at, node] of program.nodes.entries()) {
     const dying = new Set(
       node.inputs.map(ownerOf).filter((value) => lastUse.get(value) === at && held.has(value)),
     );
     if (!isLeaf(node) && !views.has(node.primitive)) {
       const reused = ownerOf(node.inputs[0] as Value);
-      if (inPlace.has(node.primitive) && dying.has(reused)) {
-        now -= held.get(reused) ?? 0;
-        held.delete(reused);
-      }
+      if (inPlace.has(node.primitive) && dying.has(reused)) free(reused, 2 * at);
       for (const value of node.outputs) {
         const bytes = bytesOf(value);
         held.set(value, bytes);
+        spans.set(value, { born: 2 * at, died: Number.POSITIVE_INFINITY });
         now += bytes;
       }
     }
     if (now > peakBytes) {
       peakBytes = now;
-      peakAt = node;
-      heldAtPeak = [...held.keys()];
+      peak = at;
     }
-    for (const value of dying) {
-      now -= held.get(value) ?? 0;
-      held.delete(value);
-    }
+    for (const value of dying) if (held.has(value)) free(value, 2 * at + 1);
     for (const value of node.outputs) {
-      if (lastUse.has(ownerOf(value)) || !held.has(value)) continue;
-      now -= held.get(value) ?? 0;
-      held.delete(value);
+      if (!lastUse.has(ownerOf(value)) && held.has(value)) free(value, 2 * at + 1);
     }
     timeline.push(now);
   }
-  return { peakBytes, peakAt, heldAtPeak, timeline };
+  const heldAtPeak = [...spans].filter(([, { born, died }]) => born <= 2 * peak && died > 2 * peak);
+  return {
+    peakBytes,
+    peakAt: program.nodes[peak],
+    heldAtPeak: heldAtPeak.map(([value]) => value),
+    timeline,
+  };
 }

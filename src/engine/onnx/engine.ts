@@ -15,9 +15,9 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
-import { checkFeeds, checkInto, checkKept, checkOverwriting } from '../feeds.ts';
+import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
 import { runError } from './failure.ts';
-import { endingName, type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
+import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
@@ -30,6 +30,12 @@ export interface OnnxEngineOptions {
   /** Measures every kernel of what is compiled, and tells when a program is disposed. Measuring costs some time. */
   readonly onProfile?: (profile: ProgramProfile) => void;
 }
+
+/**
+ * Constants from here on are read by ONNX Runtime where they lie, in place of being copied into a model. Shapes and
+ * axes, which its shape inference wants to see, are far smaller.
+ */
+const externalFromBytes = 65_536;
 
 /** A tensor of ONNX Runtime under the engine's contract. */
 interface OnnxDeviceTensor extends DeviceTensor {
@@ -53,10 +59,14 @@ export function onnxEngine({
 
   async function compile(program: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
     const kept = checkKept(program, keepOnDevice);
-    const lowered = lowerProgram(program, provider, { ending: provider === 'cpu' });
+    // The model is let go as soon as there is a session: it can be large.
+    const { model, external, ...lowered } = lowerProgram(program, provider, {
+      ending: provider === 'cpu',
+      externalFrom: externalFromBytes,
+    });
     const profiles = onProfile === undefined ? undefined : await mkdtemp(join(tmpdir(), 'palkit-profile-'));
     if (profiles !== undefined) profileFolders.add(profiles);
-    const session = await createSession(lowered.model, {
+    const session = await createSession(model, {
       executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
@@ -64,6 +74,7 @@ export function onnxEngine({
       // Measured on a transformer's training step: the memory pattern raised the peak by 40 % and saved no time.
       enableMemPattern: false,
       logSeverityLevel: 3,
+      ...(external.length > 0 && { externalData: external }),
       ...(profiles !== undefined && { enableProfiling: true, profileFilePrefix: join(profiles, 'run') }),
       ...(provider === 'webgpu' && {
         preferredOutputLocation: Object.fromEntries(
@@ -72,10 +83,11 @@ export function onnxEngine({
       }),
     });
     open.add(session);
+    const readers = inputReaders(lowered.program);
     return {
       async run(feeds, into = {}) {
         const held = feedsOf(program, feeds);
-        if (provider === 'cpu') checkOverwriting(lowered.program, feeds, into);
+        if (provider === 'cpu') checkOverwriting(lowered.program, readers, feeds, into);
         const outputs =
           provider === 'cpu'
             ? await runInto(session, held, lowered, into)
@@ -159,7 +171,7 @@ export function onnxEngine({
 async function runInto(
   session: ort.InferenceSession,
   feeds: Record<string, ort.Tensor>,
-  lowered: LoweredProgram,
+  lowered: LoweredValues,
   into: Readonly<Record<string, Tensor>>,
 ): Promise<Record<string, ort.Tensor>> {
   const { program } = lowered;
@@ -183,7 +195,7 @@ async function runInto(
 async function collectProfile(
   session: ort.InferenceSession,
   folder: string,
-  lowered: LoweredProgram,
+  lowered: LoweredValues,
 ): Promise<ProgramProfile> {
   session.endProfiling();
   const [file] = await readdir(folder);

@@ -1,6 +1,6 @@
 /** What ONNX Runtime says when a run fails, as an error that names the value, the cause and what to do. */
 import { EngineError } from '../engine.ts';
-import type { LoweredProgram } from './lower.ts';
+import type { LoweredValues } from './lower.ts';
 
 interface Cause {
   readonly pattern: RegExp;
@@ -40,7 +40,7 @@ const causes: readonly Cause[] = [
  * The error of a failed run. ONNX Runtime names the node; nodes have the names of the program's values.
  * @param error what ONNX Runtime threw
  */
-export function runError(error: unknown, { values }: Pick<LoweredProgram, 'values'>): EngineError {
+export function runError(error: unknown, { values }: Pick<LoweredValues, 'values'>): EngineError {
   const reason = error instanceof Error ? error.message : String(error);
   const value = values.get(/Name:\s*'([^']*)'/.exec(reason)?.[1] ?? '');
   const where = value === undefined ? '' : ` at "${value.name}" (${value.node.primitive})`;

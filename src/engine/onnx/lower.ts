@@ -6,7 +6,8 @@ import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
-import { graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
+import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
+import { type ExternalData, onnxDType } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 import { webGpuLowerings } from './webGpu.ts';
 
@@ -163,12 +164,18 @@ export const endingName = 'palkit.ending';
 const opset = 21;
 const irVersion = 10;
 
-export interface LoweredProgram {
-  readonly model: Uint8Array;
+/** What a graph computes, in terms of the program. */
+export interface LoweredValues {
   /** The program as it was lowered: simplified. */
   readonly program: Program;
   /** By the name of each node of the graph, the value that it computes or helps to compute. */
   readonly values: ReadonlyMap<string, Value>;
+}
+
+export interface LoweredProgram extends LoweredValues {
+  readonly model: Uint8Array;
+  /** The constants that lie beside the model. */
+  readonly external: readonly ExternalData[];
 }
 
 /** Where the graph is to run: the operators that it is written in are those that the provider has. */
@@ -180,7 +187,7 @@ const providerLowerings: Readonly<Record<Provider, Lowerings>> = {
   cuda: lowerings,
 };
 
-/** A program as ONNX model bytes. @throws as `lowerProgram` */
+/** A program as ONNX model bytes, its constants among them. @throws as `lowerProgram` */
 export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint8Array {
   return lowerProgram(source, provider).model;
 }
@@ -189,16 +196,21 @@ export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint
  * A program as an ONNX model. Graph inputs and outputs have the program's names, every other tensor the name of
  * its value.
  * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
- * @throws EngineError when an input and an output share a name, which ONNX cannot express
+ * @param externalFrom bytes from which a constant lies beside the model; all lie inside when left out
+ * @throws EngineError when an input and an output share a name, which ONNX cannot express, and for constants that
+ * are too large
  */
 export function lowerProgram(
   source: Program,
   provider: Provider,
-  { ending = false }: { readonly ending?: boolean } = {},
+  {
+    ending = false,
+    externalFrom = Number.POSITIVE_INFINITY,
+  }: { readonly ending?: boolean; readonly externalFrom?: number } = {},
 ): LoweredProgram {
   const program = schedule(simplify(source));
   const names = tensorNames(program);
-  const graph = graphBuilder(new Set(names.values()));
+  const graph = graphBuilder(new Set(names.values()), externalFrom);
   const values = new Map<string, Value>();
   const attribute = (from: number, value: Value | undefined) => {
     for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
@@ -234,12 +246,12 @@ export function lowerProgram(
     graph: create(GraphProtoSchema, {
       name: 'program',
       node: graph.nodes,
-      initializer: graph.initializers,
+      initializer: [...graph.initializers.tensors],
       input: [...program.inputs].map(([name, value]) => valueInfo(name, value)),
       output: outputs,
     }),
   });
-  return { model: toBinary(ModelProtoSchema, model), program, values };
+  return { model: toBinary(ModelProtoSchema, model), external: graph.initializers.external, program, values };
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */

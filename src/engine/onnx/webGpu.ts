@@ -3,7 +3,8 @@
  * a copy of every operand from the GPU and of the result back.
  */
 import type { DType, Shape } from '../../tensor/tensor.ts';
-import { type GraphBuilder, onnxDType } from './graph.ts';
+import type { GraphBuilder } from './graph.ts';
+import { onnxDType } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 
 /** There is no FusedMatMul. */
