@@ -1,6 +1,7 @@
 /** Benchmarks: `npm run bench -- NAME [options]`. One file a benchmark, which reads its own options. */
 const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   'train-step': () => import('./trainStep.ts'),
+  integration: () => import('./integration.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);
