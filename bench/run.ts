@@ -1,6 +1,7 @@
 /** Benchmarks: `npm run bench -- NAME [options]`. One file a benchmark, which reads its own options. */
 const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   'train-step': () => import('./trainStep.ts'),
+  'optimizer-step': () => import('./optimizerStep.ts'),
   integration: () => import('./integration.ts'),
 };
 
