@@ -1,5 +1,6 @@
 /**
- * Benchmarks: `npm run bench -- NAME [--shape SHAPE] [--steps N] [--rounds N] [--peers] [--optimizer] [--json]`.
+ * Benchmarks: `npm run bench -- NAME [--shape SHAPE] [--steps N] [--rounds N] [--peers] [--recompute] [--optimizer]
+ * [--json]`. `--recompute` compares with the same step that computes the activations of every layer again.
  * Every measurement runs in a process of its own; rounds alternate between palkit and its peers (A B A B), because
  * these machines are shared and drift.
  */
@@ -18,6 +19,7 @@ const { positionals, values } = parseArgs({
     python: { type: 'string', default: 'python3' },
     peers: { type: 'boolean', default: false },
     optimizer: { type: 'boolean', default: false },
+    recompute: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
@@ -26,6 +28,8 @@ interface Run {
   /** Milliseconds of each step; the first one warms up and is left out of the median. */
   readonly times: readonly number[];
   readonly peakMB: number;
+  /** Peak of the activations, read off the program; a peer does not tell it. */
+  readonly activationMB?: number;
 }
 
 interface Contender {
@@ -39,7 +43,11 @@ if (!Object.hasOwn(benchShapes, values.shape))
   fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
 
 const rounds = Number(values.rounds);
-const contenders = values.peers ? [palkit(), torch(false), torch(true)] : [palkit()];
+const contenders = [
+  palkit(),
+  ...(values.recompute ? [palkit('--recompute')] : []),
+  ...(values.peers ? [torch(false), torch(true)] : []),
+];
 const results = new Map<Contender, Run[]>(contenders.map((contender) => [contender, []]));
 for (let round = 0; round < rounds; round++) {
   for (const contender of contenders) {
@@ -52,6 +60,7 @@ const rows = [...results].map(([contender, runs]) => ({
   medianMs: median(runs.flatMap(({ times }) => times.slice(1))),
   bestMs: Math.min(...runs.flatMap(({ times }) => times.slice(1))),
   peakMB: median(runs.map(({ peakMB }) => peakMB)),
+  activationMB: runs[0]?.activationMB,
 }));
 const [own, ...peers] = rows as [(typeof rows)[number], ...typeof rows];
 const ratios = peers.map((peer) => ({
@@ -59,26 +68,44 @@ const ratios = peers.map((peer) => ({
   throughput: peer.medianMs / own.medianMs,
   throughputOfBest: peer.bestMs / own.bestMs,
   memory: own.peakMB / peer.peakMB,
+  activations:
+    own.activationMB === undefined || peer.activationMB === undefined
+      ? undefined
+      : own.activationMB / peer.activationMB,
 }));
 if (values.json) process.stdout.write(`${JSON.stringify({ benchmark: name, ...values, rows, ratios })}\n`);
 else {
   const table = formatTable(
-    ['train-step', 'median ms', 'best ms', 'peak MB', 'palkit: throughput', 'memory'],
+    [
+      'train-step',
+      'median ms',
+      'best ms',
+      'activation MB',
+      'peak MB',
+      'palkit: throughput',
+      'activations',
+      'memory',
+    ],
     rows.map((row) => {
       const ratio = ratios.find(({ peer }) => peer === row.name);
       const compared = ratio
-        ? [`${ratio.throughput.toFixed(2)} x`, `${ratio.memory.toFixed(2)} x`]
-        : ['', ''];
-      return [row.name, Math.round(row.medianMs), Math.round(row.bestMs), row.peakMB, ...compared];
+        ? [times(ratio.throughput), times(ratio.activations), times(ratio.memory)]
+        : ['', '', ''];
+      const { medianMs, bestMs, activationMB = '', peakMB } = row;
+      return [row.name, Math.round(medianMs), Math.round(bestMs), activationMB, peakMB, ...compared];
     }),
   );
   process.stdout.write(`${values.shape}, batch 4 x 128 tokens, float32, 2 threads\n\n${table}\n`);
 }
 
-function palkit(): Contender {
-  const script = ['bench/trainStepOnce.ts', values.shape, values.steps];
+function times(ratio: number | undefined): string {
+  return ratio === undefined ? '' : `${ratio.toFixed(2)} x`;
+}
+
+function palkit(...flags: string[]): Contender {
+  const script = ['bench/trainStepOnce.ts', values.shape, values.steps, ...flags];
   if (values.optimizer) script.push('--optimizer');
-  return { name: 'palkit', run: () => measure('node_modules/.bin/tsx', script) };
+  return { name: ['palkit', ...flags].join(' '), run: () => measure('node_modules/.bin/tsx', script) };
 }
 
 function torch(compiled: boolean): Contender {
