@@ -1,15 +1,22 @@
 /**
- * `npm run bench -- train-step [--shape SHAPE] [--steps N] [--rounds N] [--peers] [--optimizer] [--json]`.
- * Every measurement runs in a process of its own; rounds alternate between palkit and its peers (A B A B), because
- * these machines are shared and drift.
+ * `npm run bench -- train-step [--shape SHAPE] [--steps N] [--rounds N] [--optimizer] [--recompute] [--peers]
+ * [--python FILE] [--json]`: a training step of a language model, with all gradients. `--optimizer` adds clipping and
+ * AdamW; `--recompute` compares with the same step that computes the activations of every layer again; `--peers` with
+ * PyTorch, eager and compiled.
  */
-import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { formatTable } from '../src/cli/terminal/table.ts';
+import { alternate, type Contender, fail, formatRatio, palkit, type Run } from './alternate.ts';
 import { benchShapes } from './models.ts';
 
-const { positionals, values } = parseArgs({
+interface StepRun extends Run {
+  /** Peak of the activations, read off the program; a peer does not tell it. */
+  readonly activationMB?: number;
+  /** Milliseconds of the optimizer's update in each step. */
+  readonly updatesMs?: readonly number[];
+}
+
+const { values } = parseArgs({
   allowPositionals: true,
   options: {
     shape: { type: 'string', default: 'smollm2-135m' },
@@ -18,92 +25,98 @@ const { positionals, values } = parseArgs({
     python: { type: 'string', default: 'python3' },
     peers: { type: 'boolean', default: false },
     optimizer: { type: 'boolean', default: false },
+    recompute: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
-
-interface Run {
-  /** Milliseconds of each step; the first one warms up and is left out of the median. */
-  readonly times: readonly number[];
-  readonly peakMB: number;
-}
-
-interface Contender {
-  readonly name: string;
-  readonly run: () => Run;
-}
-
-const [name] = positionals;
 if (!Object.hasOwn(benchShapes, values.shape))
   fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
 
-const rounds = Number(values.rounds);
-const contenders = values.peers ? [palkit(), torch(false), torch(true)] : [palkit()];
-const results = new Map<Contender, Run[]>(contenders.map((contender) => [contender, []]));
-for (let round = 0; round < rounds; round++) {
-  for (const contender of contenders) {
-    process.stderr.write(`round ${round + 1}/${rounds}: ${contender.name}\n`);
-    results.get(contender)?.push(contender.run());
-  }
-}
-const rows = [...results].map(([contender, runs]) => ({
-  name: contender.name,
-  medianMs: median(runs.flatMap(({ times }) => times.slice(1))),
-  bestMs: Math.min(...runs.flatMap(({ times }) => times.slice(1))),
-  peakMB: median(runs.map(({ peakMB }) => peakMB)),
+const optimizer = values.optimizer ? ['--optimizer'] : [];
+const own = (...flags: string[]) =>
+  palkit(['palkit', ...flags].join(' '), [
+    'bench/trainStepOnce.ts',
+    values.shape,
+    values.steps,
+    ...flags,
+    ...optimizer,
+  ]);
+const torch = (name: string, ...flags: string[]): Contender => ({
+  name: `PyTorch, ${name}`,
+  command: values.python,
+  script: [
+    'bench/peers/train_step.py',
+    '--shape',
+    values.shape,
+    '--steps',
+    values.steps,
+    ...flags,
+    ...optimizer,
+  ],
+});
+const results = alternate<StepRun>(
+  [
+    own(),
+    ...(values.recompute ? [own('--recompute')] : []),
+    ...(values.peers ? [torch('eager'), torch('torch.compile', '--compile')] : []),
+  ],
+  Number(values.rounds),
+).map(({ runs, ...measured }) => {
+  const updates = runs.flatMap(({ times, updatesMs }) =>
+    (updatesMs ?? []).slice(1).map((ms, at) => ms / (times[at + 1] as number)),
+  );
+  return {
+    ...measured,
+    activationMB: runs[0]?.activationMB,
+    // The median step's share: both are disturbed together.
+    updateShare: updates.length === 0 ? undefined : updates.sort((a, b) => a - b)[updates.length >> 1],
+  };
+});
+const [base, ...others] = results as [(typeof results)[number], ...typeof results];
+const ratios = others.map((other) => ({
+  name: other.name,
+  throughput: other.medianMs / base.medianMs,
+  throughputOfBest: other.bestMs / base.bestMs,
+  memory: base.peakMB / other.peakMB,
+  activations:
+    base.activationMB === undefined || other.activationMB === undefined
+      ? undefined
+      : base.activationMB / other.activationMB,
 }));
-const [own, ...peers] = rows as [(typeof rows)[number], ...typeof rows];
-const ratios = peers.map((peer) => ({
-  peer: peer.name,
-  throughput: peer.medianMs / own.medianMs,
-  throughputOfBest: peer.bestMs / own.bestMs,
-  memory: own.peakMB / peer.peakMB,
-}));
-if (values.json) process.stdout.write(`${JSON.stringify({ benchmark: name, ...values, rows, ratios })}\n`);
+if (values.json)
+  process.stdout.write(`${JSON.stringify({ benchmark: 'train-step', ...values, results, ratios })}\n`);
 else {
+  const ratioOf = (ratio: number | undefined) => (ratio === undefined ? '' : formatRatio(ratio));
   const table = formatTable(
-    ['train-step', 'median ms', 'best ms', 'peak MB', 'palkit: throughput', 'memory'],
-    rows.map((row) => {
-      const ratio = ratios.find(({ peer }) => peer === row.name);
-      const compared = ratio
-        ? [`${ratio.throughput.toFixed(2)} x`, `${ratio.memory.toFixed(2)} x`]
-        : ['', ''];
-      return [row.name, Math.round(row.medianMs), Math.round(row.bestMs), row.peakMB, ...compared];
+    [
+      'train-step',
+      'median ms',
+      'best ms',
+      'activation MB',
+      'peak MB',
+      'palkit: throughput',
+      'of the best',
+      'activations',
+      'memory',
+    ],
+    results.map((result) => {
+      const ratio = ratios.find(({ name }) => name === result.name);
+      return [
+        result.name,
+        Math.round(result.medianMs),
+        Math.round(result.bestMs),
+        result.activationMB ?? '',
+        Math.round(result.peakMB),
+        ratioOf(ratio?.throughput),
+        ratioOf(ratio?.throughputOfBest),
+        ratioOf(ratio?.activations),
+        ratioOf(ratio?.memory),
+      ];
     }),
   );
-  process.stdout.write(`${values.shape}, batch 4 x 128 tokens, float32, 2 threads\n\n${table}\n`);
-}
-
-function palkit(): Contender {
-  const script = ['bench/trainStepOnce.ts', values.shape, values.steps];
-  if (values.optimizer) script.push('--optimizer');
-  return { name: 'palkit', run: () => measure('node_modules/.bin/tsx', script) };
-}
-
-function torch(compiled: boolean): Contender {
-  const script = ['bench/peers/train_step.py', '--shape', values.shape, '--steps', values.steps];
-  if (values.optimizer) script.push('--optimizer');
-  if (compiled) script.push('--compile');
-  return {
-    name: compiled ? 'PyTorch, torch.compile' : 'PyTorch, eager',
-    run: () => measure(values.python, script),
-  };
-}
-
-function measure(command: string, script: readonly string[]): Run {
-  if (command.includes('/') && !existsSync(command)) fail(`${command}: is not there`);
-  const text = execFileSync(command, script, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-  return JSON.parse(text.trim().split('\n').at(-1) ?? '') as Run;
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const middle = sorted.length / 2;
-  const [low, high] = [sorted[Math.ceil(middle) - 1], sorted[Math.floor(middle)]];
-  return ((low ?? Number.NaN) + (high ?? Number.NaN)) / 2;
-}
-
-function fail(message: string): never {
-  process.stderr.write(`${message}\n`);
-  process.exit(2);
+  const share =
+    base.updateShare === undefined
+      ? ''
+      : `\nThe update takes ${(100 * base.updateShare).toFixed(1)} % of palkit's step\n`;
+  process.stdout.write(`${values.shape}, batch 4 x 128 tokens, float32, 2 threads\n\n${table}\n${share}`);
 }

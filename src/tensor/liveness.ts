@@ -35,8 +35,10 @@ export interface Liveness {
 /**
  * Runs through a program in its order and keeps account: a value holds memory from the node that makes it to the
  * last one that reads it, outputs to the end. A view shares its source's memory.
+ * @param outputs `elsewhere` when they are written to memory that the caller holds: then they are not counted
  */
-export function liveness(program: Program): Liveness {
+export function liveness(program: Program, outputs: 'held' | 'elsewhere' = 'held'): Liveness {
+  const away = new Set(outputs === 'elsewhere' ? program.outputs.values() : []);
   const owner = new Map<Value, Value>();
   const ownerOf = (value: Value) => owner.get(value) ?? value;
   const lastUse = new Map<Value, number>();
@@ -46,7 +48,8 @@ export function liveness(program: Program): Liveness {
       for (const value of node.outputs) owner.set(value, ownerOf(source));
     for (const value of node.inputs) lastUse.set(ownerOf(value), at);
   }
-  for (const value of program.outputs.values()) lastUse.set(ownerOf(value), Number.POSITIVE_INFINITY);
+  if (outputs === 'held')
+    for (const value of program.outputs.values()) lastUse.set(ownerOf(value), Number.POSITIVE_INFINITY);
 
   const held = new Map<Value, number>();
   const timeline: number[] = [];
@@ -69,6 +72,7 @@ export function liveness(program: Program): Liveness {
       const reused = ownerOf(node.inputs[0] as Value);
       if (inPlace.has(node.primitive) && dying.has(reused)) free(reused, 2 * at);
       for (const value of node.outputs) {
+        if (away.has(value)) continue;
         const bytes = bytesOf(value);
         held.set(value, bytes);
         spans.set(value, { born: 2 * at, died: Number.POSITIVE_INFINITY });

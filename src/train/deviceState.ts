@@ -3,7 +3,7 @@
  * step. Without accumulation all of it is one program; with it, one program adds up gradients and one updates.
  */
 import { type DeviceTensor, type Executable, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
-import { multiply } from '../tensor/operations.ts';
+import { detach, multiply } from '../tensor/operations.ts';
 import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
@@ -16,6 +16,7 @@ import {
   mustBeFinite,
   type OptimizerState,
   prefixed,
+  recomputeLayers,
   type StepOptions,
   type StepResult,
   supervisedTokens,
@@ -41,7 +42,9 @@ function updates(
       correction1: inputs.correction1 as Value,
       correction2: inputs.correction2 as Value,
     };
-    const outputs: Record<string, Value> = { gradientNorm: norm };
+    // A value that nobody reads: programs run from such values, the first one first. From here on all gradients come
+    // one after the other; the first update would ask for one of them alone, and hold what the others read.
+    const outputs: Record<string, Value> = { gradientNorm: detach(norm) };
     for (const [index, name] of names.entries()) {
       const gradient = multiply(summedGradients[index] as Value, factor);
       const state = { first: inputs[`first.${name}`] as Value, second: inputs[`second.${name}`] as Value };
@@ -54,15 +57,17 @@ function updates(
   });
 }
 
-function fusedProgram(options: StepOptions): Program {
+/** Loss, gradients and update in one program. */
+export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
   const { trainable, objective, optimizer, clipNorm } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
   const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
-  return trace<string>({ ...types, ...objective.inputs }, (inputs) => {
+  const program = trace<string>({ ...types, ...objective.inputs }, (inputs) => {
     const { loss, gradients } = lossAndGradients(options, inputs);
     return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
   });
+  return recomputeLayers(program, options.recompute ?? []);
 }
 
 function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program {

@@ -4,6 +4,7 @@ import { gradients } from '../tensor/gradients.ts';
 import { add } from '../tensor/operations.ts';
 import { frozen, type Parameters, type ParameterTensors, parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
+import { recomputableRegions, recompute } from '../tensor/recompute.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
 import type { AdamWConfig } from './optimizer.ts';
@@ -33,10 +34,12 @@ export interface StepOptions {
   readonly clipNorm: number | null;
   /** Micro-batches per step. */
   readonly accumulate: number;
+  /** Layers whose activations the backward pass computes again; none when left out. */
+  readonly recompute?: readonly number[];
 }
 
 /** What a loss is differentiated for. */
-export type Differentiated = Pick<StepOptions, 'objective' | 'trainable' | 'frozen'>;
+export type Differentiated = Pick<StepOptions, 'objective' | 'trainable' | 'frozen' | 'recompute'>;
 
 /**
  * Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens.
@@ -48,7 +51,7 @@ export function gradientProgram(
 ): Program {
   const own = parameterInputs(options.trainable);
   const sums = accumulates ? prefixed('sum.', own) : {};
-  return trace<string>({ ...own, ...sums, ...options.objective.inputs }, (inputs) => {
+  const program = trace<string>({ ...own, ...sums, ...options.objective.inputs }, (inputs) => {
     const { loss, gradients: parts } = lossAndGradients(options, inputs);
     const outputs = [...parts].map(([name, part]) => [
       `gradient.${name}`,
@@ -56,6 +59,7 @@ export function gradientProgram(
     ]);
     return { loss, ...Object.fromEntries(outputs) };
   });
+  return recomputeLayers(program, options.recompute ?? []);
 }
 
 /** The loss, and its gradient for every trained parameter. */
@@ -72,6 +76,17 @@ export function lossAndGradients(
   const loss = objective.summedLoss(parameters, inputs);
   const parts = gradients(loss, own);
   return { loss, gradients: new Map(names.map((name, at) => [name, parts[at] as Value])) };
+}
+
+/** The scope of a decoder layer's values. */
+export function layerScope(layer: number): string {
+  return `layers.${layer}`;
+}
+
+/** The program with the activations of these layers computed again for their backward pass. */
+export function recomputeLayers(program: Program, layers: readonly number[]): Program {
+  if (layers.length === 0) return program;
+  return recompute(program, recomputableRegions(program, layers.map(layerScope)));
 }
 
 /** The types under other names. */
