@@ -3,9 +3,8 @@
  * scope reads is computed a second time from what enters the scope, so that it need not be held in between.
  *
  * The copies must wait for the gradient that comes in: computed any earlier they would save nothing, and a pass that
- * merges equal computations would merge them with the first ones. So what enters a scope passes a gate, a `where`
- * whose condition is always true and whose other branch is one element of the incoming gradient. It gives the same
- * bits, and depends on the gradient for every engine, optimizer and order of execution.
+ * merges equal computations would merge them with the first ones. So what enters a scope enters its copies `after` the
+ * gradient.
  */
 import { bytesOf } from './liveness.ts';
 import {
@@ -19,7 +18,6 @@ import {
   type Value,
 } from './program.ts';
 import { takeOver } from './rewrites.ts';
-import { sizeOf, tensor } from './tensor.ts';
 
 /** What would be computed again for the backward pass of one scope. */
 export interface Region {
@@ -31,7 +29,7 @@ export interface Region {
   readonly backward: ReadonlySet<Node>;
   /** The forward nodes that are repeated, in order. */
   readonly repeated: readonly Node[];
-  /** Values from outside that they read, and that only the gate lets in. */
+  /** Values from outside that they read. */
   readonly entering: readonly Value[];
   /** The gradient that comes in last before the backward pass reads anything. */
   readonly incoming: Value;
@@ -161,34 +159,14 @@ function nodeWriter(program: Program, nodes: Node[]): Write {
   };
 }
 
-/** Writes the gate and the repeated nodes; returns what stands for which value in the backward pass. */
+/** Writes the repeated nodes; returns what stands for which value in the backward pass. */
 function repeat(region: Region, write: Write, resolve: (value: Value) => Value): Map<Value, Value> {
-  const { scope, entering, repeated } = region;
-  const gate = <P extends Primitive>(
-    primitive: P,
-    attributes: Attributes[P],
-    inputs: readonly Value[],
-    { name, dtype, shape }: NamedType,
-  ): Value =>
-    write(primitive, attributes, inputs, [
-      { name: `gradient.${scope}.gate.${name}`, dtype, shape },
-    ])[0] as Value;
-  const incoming = resolve(region.incoming);
-  const size = sizeOf(incoming.shape);
-  const { dtype } = incoming;
-  const alwaysTrue = tensor('bool', [], Uint8Array.of(1));
-  const open = gate('constant', { tensor: alwaysTrue }, [], { name: 'open', dtype: 'bool', shape: [] });
-  const flat = gate('reshape', { shape: [size] }, [incoming], { name: 'flat', dtype, shape: [size] });
-  const first = gate('slice', { starts: [0], ends: [1] }, [flat], { name: 'first', dtype, shape: [1] });
-  const element = gate('reshape', { shape: [] }, [first], { name: 'element', dtype, shape: [] });
+  const { scope, entering, repeated, incoming } = region;
   const copies = new Map<Value, Value>();
   for (const [at, value] of entering.entries()) {
-    const type = { name: `entering${at}`, dtype: value.dtype, shape: value.shape };
-    const other =
-      type.dtype === dtype
-        ? element
-        : gate('cast', { dtype: type.dtype }, [element], { ...type, name: `element${at}`, shape: [] });
-    copies.set(value, gate('where', {}, [open, resolve(value), other], type));
+    const { dtype, shape } = value;
+    const type = { name: `gradient.${scope}.recomputed.entering${at}`, dtype, shape };
+    copies.set(value, write('after', {}, [resolve(value), resolve(incoming)], [type])[0] as Value);
   }
   for (const node of repeated) {
     const inputs = node.inputs.map((value) => copies.get(value) ?? resolve(value));
