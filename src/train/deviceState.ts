@@ -3,7 +3,7 @@
  * step. Without accumulation all of it is one program; with it, one program adds up gradients and one updates.
  */
 import { type DeviceTensor, type Executable, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
-import { detach, multiply } from '../tensor/operations.ts';
+import { detach, filled, multiply } from '../tensor/operations.ts';
 import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
@@ -90,6 +90,17 @@ function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program
   );
 }
 
+const sumName = (name: string) => `sum.${name}`;
+
+/** The sums of gradients before the first micro-batch. */
+function zeroProgram({ trainable }: StepOptions): Program {
+  return trace({}, () =>
+    Object.fromEntries(
+      [...trainable].map(([name, { shape }]) => [sumName(name), filled('float32', shape, 0)]),
+    ),
+  );
+}
+
 /** Compiles the step's programs and brings their state to the device. */
 export async function deviceState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
   const { engine, trainable, accumulate, optimizer } = options;
@@ -110,6 +121,9 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         names.map((name) => `gradient.${name}`),
       );
   const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
+  // Where every window's sums begin: on the device too, or each step would bring up as many zeros as there are
+  // parameters.
+  const zeroSums = fused ? {} : await (await compile(zeroProgram(options), names.map(sumName))).run({});
 
   const zero = (name: string) => zeros('float32', trainable.get(name)?.shape ?? []);
   const state: Record<string, Feed> = Object.fromEntries(
@@ -138,14 +152,15 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
   /** The sums of the window's gradients, and its loss. */
   async function accumulateWindow(program: Executable, window: readonly Batch[]) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
-    let sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [name, zero(name)]));
+    let sums: Record<string, Feed> = zeroSums;
     let loss = 0;
     for (const batch of window) {
-      const fed = Object.fromEntries(names.map((name) => [`sum.${name}`, sums[name] as Feed]));
-      const outputs = await program.run({ ...trained, ...fed, ...batch.feeds });
+      const before = sums;
+      const outputs = await program.run({ ...trained, ...before, ...batch.feeds }).finally(() => {
+        if (before !== zeroSums) dispose(Object.values(before));
+      });
       loss += Number(plain(outputs, 'loss').data[0]);
-      dispose(Object.values(sums));
-      sums = Object.fromEntries(names.map((name) => [name, outputs[`gradient.${name}`] as Feed]));
+      sums = Object.fromEntries(names.map((name) => [sumName(name), outputs[`gradient.${name}`] as Feed]));
     }
     return { sums, loss };
   }
@@ -177,9 +192,10 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
       const { sums, loss } = await accumulateWindow(accumulating as Executable, window);
-      const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[name] as Feed]));
-      const outputs = await (update as Executable).run({ ...state, ...fed, ...scalars });
-      dispose(Object.values(sums));
+      const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[sumName(name)] as Feed]));
+      const outputs = await (update as Executable)
+        .run({ ...state, ...fed, ...scalars })
+        .finally(() => dispose(Object.values(sums)));
       return commit(outputs, loss / supervised);
     },
     parameters: () => read(names),
@@ -188,7 +204,7 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     },
     async dispose() {
       // Device memory belongs to the program that made it: freeing it after the program ends the process.
-      dispose(Object.values(state));
+      dispose([...Object.values(state), ...Object.values(zeroSums)]);
       for (const executable of executables) await executable.dispose();
     },
   };

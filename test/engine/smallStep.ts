@@ -3,7 +3,7 @@ import { random } from '../../src/config/random.ts';
 import { type Engine, plain } from '../../src/engine/engine.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { gradientProgram } from '../../src/train/step.ts';
+import { gradientProgram, type StepOptions } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
 import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
 
@@ -46,21 +46,26 @@ const rows = [0, 1, 2].map((row) => {
   const targets = ids.slice(3).map((id, index) => ({ position: index + 2, id }));
   return { id: String(row), ids, clip, targets };
 });
-const batch = answerBatch(model, shape, rows);
+export const batch = answerBatch(model, shape, rows);
 
-/** Loss, gradients and, after three resident steps, the parameters. */
-export async function smallStep(engine: Engine): Promise<Step> {
-  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen }));
-  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...batch.feeds });
-  const state = await trainingState({
+/** What the training of the model is compiled from. */
+export function smallOptions(engine: Engine, accumulate = 1): StepOptions {
+  return {
     engine,
     objective,
     trainable,
     frozen,
     optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
     clipNorm: 1,
-    accumulate: 1,
-  });
+    accumulate,
+  };
+}
+
+/** Loss, gradients and, after three resident steps, the parameters. */
+export async function smallStep(engine: Engine): Promise<Step> {
+  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen }));
+  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...batch.feeds });
+  const state = await trainingState(smallOptions(engine));
   const losses: number[] = [];
   for (let step = 0; step < 3; step++) losses.push((await state.step([batch], 0.001)).loss);
   const numbers = ({ data }: Tensor) => Array.from(data as Float32Array);

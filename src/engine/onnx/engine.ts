@@ -16,7 +16,7 @@ import {
   isDeviceTensor,
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
-import { runError } from './failure.ts';
+import { compileError, runError } from './failure.ts';
 import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
@@ -121,12 +121,7 @@ export function onnxEngine({
     try {
       return await ort.InferenceSession.create(model, options);
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      const advice =
-        provider === 'cpu'
-          ? ''
-          : `\nIs a ${provider} device there? \`palkit doctor\` checks and says what to install.`;
-      throw new EngineError(`ONNX Runtime (${provider}) does not take the program: ${reason}${advice}`);
+      throw compileError(error, provider);
     }
   }
 
@@ -176,19 +171,20 @@ async function runInto(
 ): Promise<Record<string, ort.Tensor>> {
   const { program } = lowered;
   checkInto(program, into);
-  const outputs = Object.fromEntries(
-    [...program.outputs].map(([name, { dtype, shape }]) => {
-      const data = into[name]?.data ?? allocate(dtype, sizeOf(shape));
-      return [name, new ort.Tensor(dtype as 'float32', data as Float32Array, shape)];
-    }),
-  );
   try {
-    await session.run(feeds, { [endingName]: null, ...outputs });
+    const outputs = Object.fromEntries(
+      [...program.outputs].map(([name, { dtype, shape }]) => {
+        const data = into[name]?.data ?? allocate(dtype, sizeOf(shape));
+        return [name, new ort.Tensor(dtype as 'float32', data as Float32Array, shape)];
+      }),
+    );
+    await session.run(feeds, { [endingName]: null, ...outputs }).catch((error: unknown) => {
+      if (!(error instanceof Error && error.message.startsWith('Non tensor type'))) throw error;
+    });
+    return outputs;
   } catch (error) {
-    if (!(error instanceof Error && error.message.startsWith('Non tensor type')))
-      throw runError(error, lowered);
+    throw runError(error, lowered);
   }
-  return outputs;
 }
 
 /** Ends the session's measuring and takes the file that it leaves. */
