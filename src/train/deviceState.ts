@@ -11,10 +11,12 @@ import { scope, trace } from '../tensor/trace.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 import {
   type Batch,
+  forEachSize,
   gradientProgram,
   lossAndGradients,
   mustBeFinite,
   type OptimizerState,
+  ofSize,
   prefixed,
   type StepOptions,
   type StepResult,
@@ -97,12 +99,19 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     executables.push(executable);
     return executable;
   };
-  const fused = accumulate === 1 ? await compile(fusedProgram(options), keepOnDevice) : undefined;
+  const fused =
+    accumulate === 1
+      ? await forEachSize(options, (objective) =>
+          compile(fusedProgram({ ...options, objective }), keepOnDevice),
+        )
+      : undefined;
   const accumulating = fused
-    ? undefined
-    : await compile(
-        gradientProgram(options, { accumulates: true }),
-        names.map((name) => `gradient.${name}`),
+    ? []
+    : await forEachSize(options, (objective) =>
+        compile(
+          gradientProgram({ ...options, objective }, { accumulates: true }),
+          names.map((name) => `gradient.${name}`),
+        ),
       );
   const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
 
@@ -131,13 +140,13 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
   }
 
   /** The sums of the window's gradients, and its loss. */
-  async function accumulateWindow(program: Executable, window: readonly Batch[]) {
+  async function accumulateWindow(window: readonly Batch[]) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
     let sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [name, zero(name)]));
     let loss = 0;
     for (const batch of window) {
       const fed = Object.fromEntries(names.map((name) => [`sum.${name}`, sums[name] as Feed]));
-      const outputs = await program.run({ ...trained, ...fed, ...batch.feeds });
+      const outputs = await ofSize(accumulating, batch).run({ ...trained, ...fed, ...batch.feeds });
       loss += Number(plain(outputs, 'loss').data[0]);
       dispose(Object.values(sums));
       sums = Object.fromEntries(names.map((name) => [name, outputs[`gradient.${name}`] as Feed]));
@@ -167,11 +176,11 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         scale: number(1 / supervised),
       };
       if (fused !== undefined) {
-        const [batch] = window;
-        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds });
+        const [batch] = window as readonly [Batch];
+        const outputs = await ofSize(fused, batch).run({ ...state, ...scalars, ...batch.feeds });
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
-      const { sums, loss } = await accumulateWindow(accumulating as Executable, window);
+      const { sums, loss } = await accumulateWindow(window);
       const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[name] as Feed]));
       const outputs = await (update as Executable).run({ ...state, ...fed, ...scalars });
       dispose(Object.values(sums));

@@ -15,6 +15,8 @@ export interface Batch {
   readonly supervisedTokens: number;
   /** Real text tokens and audio tokens that the LLM takes in. */
   readonly tokens: number;
+  /** The size that it has: 0 or left out for the step's objective, from 1 for its `otherSizes`. */
+  readonly size?: number;
 }
 
 /** What is trained: a loss over named inputs. */
@@ -27,12 +29,33 @@ export interface Objective {
 export interface StepOptions {
   readonly engine: Engine;
   readonly objective: Objective;
+  /** The same loss over batches of other sizes; each is a compiled program, with frozen weights of its own. */
+  readonly otherSizes?: readonly Objective[];
   readonly trainable: ParameterTensors;
   readonly frozen: ParameterTensors;
   readonly optimizer: AdamWConfig;
   readonly clipNorm: number | null;
   /** Micro-batches per step. */
   readonly accumulate: number;
+}
+
+/** Something for each size of batch. */
+export function forEachSize<T>(
+  { objective, otherSizes = [] }: Pick<StepOptions, 'objective' | 'otherSizes'>,
+  make: (objective: Objective) => Promise<T>,
+): Promise<T[]> {
+  return [objective, ...otherSizes].reduce<Promise<T[]>>(
+    async (made, own) => [...(await made), await make(own)],
+    Promise.resolve([]),
+  );
+}
+
+/** What was made for a batch's size. @throws RangeError when the step has no such size */
+export function ofSize<T>(made: readonly T[], { size = 0 }: Pick<Batch, 'size'>): T {
+  const own = made[size];
+  if (own === undefined)
+    throw new RangeError(`the batch has size number ${size}, the step has ${made.length} sizes`);
+  return own;
 }
 
 /** What a loss is differentiated for. */
