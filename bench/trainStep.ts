@@ -3,11 +3,9 @@
  * Every measurement runs in a process of its own; rounds alternate between palkit and its peers (A B A B), because
  * these machines are shared and drift.
  */
-import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { formatTable } from '../src/cli/terminal/table.ts';
-import { benchShapes } from './models.ts';
+import { benchShapeName, measure, measureOwn, median } from './measure.ts';
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -34,8 +32,7 @@ interface Contender {
 }
 
 const [name] = positionals;
-if (!Object.hasOwn(benchShapes, values.shape))
-  fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
+benchShapeName(values.shape);
 
 const rounds = Number(values.rounds);
 const contenders = values.peers ? [palkit(), torch(false), torch(true)] : [palkit()];
@@ -75,9 +72,11 @@ else {
 }
 
 function palkit(): Contender {
-  const script = ['bench/trainStepOnce.ts', values.shape, values.steps];
-  if (values.optimizer) script.push('--optimizer');
-  return { name: 'palkit', run: () => measure('node_modules/.bin/tsx', script) };
+  const options = values.optimizer ? ['--optimizer'] : [];
+  return {
+    name: 'palkit',
+    run: () => measureOwn('trainStepOnce.ts', values.shape, values.steps, ...options),
+  };
 }
 
 function torch(compiled: boolean): Contender {
@@ -88,22 +87,4 @@ function torch(compiled: boolean): Contender {
     name: compiled ? 'PyTorch, torch.compile' : 'PyTorch, eager',
     run: () => measure(values.python, script),
   };
-}
-
-function measure(command: string, script: readonly string[]): Run {
-  if (command.includes('/') && !existsSync(command)) fail(`${command}: is not there`);
-  const text = execFileSync(command, script, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-  return JSON.parse(text.trim().split('\n').at(-1) ?? '') as Run;
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const middle = sorted.length / 2;
-  const [low, high] = [sorted[Math.ceil(middle) - 1], sorted[Math.floor(middle)]];
-  return ((low ?? Number.NaN) + (high ?? Number.NaN)) / 2;
-}
-
-function fail(message: string): never {
-  process.stderr.write(`${message}\n`);
-  process.exit(2);
 }
