@@ -27,6 +27,18 @@ export interface BatchShapes {
 /** A program more is compiled for this share of the arithmetic at least. */
 const worthCompiling = 0.01;
 
+/** Every compiled program holds the frozen weights again; the copies may take this much together. */
+const frozenCopiesBytes = 2 ** 30;
+
+/**
+ * How many shapes there may be.
+ * @param most as configured
+ * @param frozenBytes of the stage's frozen weights
+ */
+export function affordableShapes(most: number, frozenBytes: number): number {
+  return Math.min(most, 1 + Math.floor(frozenCopiesBytes / Math.max(1, frozenBytes)));
+}
+
 export function needOf(rows: readonly Row[]): BatchNeed {
   return {
     textRows: Math.max(...rows.map((row) => row.ids.length)),

@@ -6,7 +6,14 @@ import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
 import { answerIds, promptIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { type BatchShapes, chooseShapes, needOf, paddingCost, shapeFor } from './batchShapes.ts';
+import {
+  affordableShapes,
+  type BatchShapes,
+  chooseShapes,
+  needOf,
+  paddingCost,
+  shapeFor,
+} from './batchShapes.ts';
 import { answerBatch, answerObjective } from './loss.ts';
 import { type DataOrder, dataOrder } from './order.ts';
 import { RunError, selectParameters } from './setup.ts';
@@ -105,7 +112,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     whole,
     needs,
     paddingCost(model.llm),
-    affordableShapes(train.batchShapes, frozen),
+    affordableShapes(train.batchShapes, bytesOfAll(frozen)),
   );
   const [objective, ...otherSizes] = batches.shapes.map((shape) => answerObjective(model, shape));
   return {
@@ -128,13 +135,6 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
 /** Micro-batches by which shapes are chosen: the first of the stage, whatever step a run goes on from. */
 const sampledBatches = 512;
 
-/** Every compiled program holds the frozen weights again; the copies may take this much together. */
-const frozenCopiesBytes = 2 ** 30;
-
-function affordableShapes(most: number, frozen: ParameterTensors): number {
-  return Math.min(most, 1 + Math.floor(frozenCopiesBytes / Math.max(1, bytesOfAll(frozen))));
-}
-
 function bytesOfAll(parameters: ParameterTensors): number {
   return [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
 }
@@ -145,8 +145,9 @@ export function describeShapes({ batches, options }: StagePlan, { train }: Exper
   const sizes = shapes.map(
     ({ rows, textRows, targets }) => `${rows} x ${textRows} tokens, ${targets} targets`,
   );
-  const frozenMB = Math.round(bytesOfAll(options.frozen) / 2 ** 20);
-  const affordable = affordableShapes(train.batchShapes, options.frozen);
+  const frozenBytes = bytesOfAll(options.frozen);
+  const frozenMB = Math.round(frozenBytes / 2 ** 20);
+  const affordable = affordableShapes(train.batchShapes, frozenBytes);
   const reason =
     affordable < train.batchShapes
       ? `no more than ${affordable}, because each holds ${frozenMB} MB of frozen weights`

@@ -39,15 +39,14 @@ export interface StepOptions {
   readonly accumulate: number;
 }
 
-/** Something for each size of batch. */
-export function forEachSize<T>(
+/** Makes something for each size of batch, one after the other. */
+export async function forEachSize<T>(
   { objective, otherSizes = [] }: Pick<StepOptions, 'objective' | 'otherSizes'>,
   make: (objective: Objective) => Promise<T>,
 ): Promise<T[]> {
-  return [objective, ...otherSizes].reduce<Promise<T[]>>(
-    async (made, own) => [...(await made), await make(own)],
-    Promise.resolve([]),
-  );
+  const made: T[] = [];
+  for (const own of [objective, ...otherSizes]) made.push(await make(own));
+  return made;
 }
 
 /** What was made for a batch's size. @throws RangeError when the step has no such size */

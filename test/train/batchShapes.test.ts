@@ -5,7 +5,13 @@ import { loadExperiment } from '../../src/config/load.ts';
 import { random } from '../../src/config/random.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
-import { type BatchNeed, chooseShapes, paddingCost, shapeFor } from '../../src/train/batchShapes.ts';
+import {
+  affordableShapes,
+  type BatchNeed,
+  chooseShapes,
+  paddingCost,
+  shapeFor,
+} from '../../src/train/batchShapes.ts';
 import { deviceState } from '../../src/train/deviceState.ts';
 import { hostState } from '../../src/train/hostState.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
@@ -51,6 +57,12 @@ describe('the shapes of a stage', () => {
     const alike = needs.map(() => ({ textRows: 44, targets: 95 }));
     expect(chooseShapes(whole, alike, cost, 8).shapes).toEqual([whole]);
     expect(chooseShapes(whole, [], cost, 8)).toEqual({ shapes: [whole], saved: 0 });
+  });
+
+  it('are fewer where each holds a copy of large frozen weights', () => {
+    expect(affordableShapes(4, 0)).toBe(4);
+    expect(affordableShapes(4, 500e6)).toBe(3);
+    expect(affordableShapes(4, 2.4e9)).toBe(1);
   });
 
   it('take each batch in the cheapest that holds it, one that was not foreseen in the first', () => {
