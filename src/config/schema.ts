@@ -303,6 +303,10 @@ const trainSchema = z.strictObject({
     .describe('CPU threads inside one operation, of the encoders and of the onnx engine'),
   batchSize: positive.max(65_536).default(32).describe('Questions per micro-batch'),
   accumulate: positive.max(65_536).default(1).describe('Micro-batches per optimizer step'),
+  batchShapes: positive
+    .max(64)
+    .default(1)
+    .describe('Sizes that micro-batches are padded to at most, each a compiled program; 1: to the longest'),
   maxSteps: positive.nullable().default(null).describe('Caps the whole curriculum; null: no cap'),
   clipNorm: z
     .number()

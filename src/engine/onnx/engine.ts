@@ -16,6 +16,7 @@ import {
   isDeviceTensor,
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
+import { programCache } from '../programCache.ts';
 import { compileError, runError } from './failure.ts';
 import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
@@ -57,7 +58,10 @@ export function onnxEngine({
     await rm(folder, { recursive: true, force: true });
   }
 
-  async function compile(program: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
+  async function compileNew(
+    program: Program,
+    { keepOnDevice = [] }: CompileOptions = {},
+  ): Promise<Executable> {
     const kept = checkKept(program, keepOnDevice);
     // The model is let go as soon as there is a session: it can be large.
     const { model, external, ...lowered } = lowerProgram(program, provider, {
@@ -114,6 +118,10 @@ export function onnxEngine({
     };
   }
 
+  // What is measured is told by program, when its only user disposes it.
+  const cache = onProfile === undefined ? programCache(compileNew) : undefined;
+  const compile = cache?.compile ?? compileNew;
+
   async function createSession(
     model: Uint8Array,
     options: ort.InferenceSession.SessionOptions,
@@ -152,6 +160,7 @@ export function onnxEngine({
     description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
     inPlace: provider === 'cpu',
     compile,
+    reuse: cache?.reuse ?? ((work) => work()),
     read,
     async dispose() {
       const sessions = [...open];
