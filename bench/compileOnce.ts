@@ -6,8 +6,9 @@
  *
  * With --frozen all but the first norm is frozen: every weight is a constant, read going forward and back.
  */
-import { InferenceSession } from 'onnxruntime-node';
+
 import { lowerProgram } from '../src/engine/onnx/lower.ts';
+import { InferenceSession } from '../src/engine/onnx/runtime.ts';
 import { programKey } from '../src/engine/programKey.ts';
 import { simplify } from '../src/tensor/passes.ts';
 import { schedule } from '../src/tensor/schedule.ts';

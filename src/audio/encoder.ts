@@ -3,9 +3,9 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { InferenceSession } from 'onnxruntime-node';
 import { parse } from 'yaml';
 import { locate } from '../config/locate.ts';
+import type { InferenceSession } from '../engine/onnx/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
 import {
   createSession,

@@ -1,6 +1,7 @@
 /** What an audio encoder is, and what its manifest may say. */
-import * as ort from 'onnxruntime-node';
+
 import { z } from 'zod';
+import * as ort from '../engine/onnx/runtime.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { externalTensor } from './externalData.ts';
 import { featureSchema } from './features.ts';

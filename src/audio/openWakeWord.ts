@@ -3,7 +3,7 @@ import type { Hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import type { InferenceSession } from 'onnxruntime-node';
+import type { InferenceSession } from '../engine/onnx/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
 import {
   createSession,

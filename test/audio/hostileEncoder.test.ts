@@ -11,11 +11,11 @@ import {
   TensorProto_DataLocation,
   TensorProto_DataType,
 } from 'onnx-buf';
-import * as ort from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
 import { loadEncoder } from '../../src/audio/encoder.ts';
 import { EncoderError } from '../../src/audio/encoderManifest.ts';
 import { encodeCached } from '../../src/audio/featureCache.ts';
+import * as ort from '../../src/engine/onnx/runtime.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'palkit-'));
 afterAll(() => rm(folder, { recursive: true }));

@@ -1,10 +1,10 @@
-import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { initializers } from '../../src/engine/onnx/initializers.ts';
 import { lowerProgram } from '../../src/engine/onnx/lower.ts';
+import { InferenceSession, Tensor as OrtTensor } from '../../src/engine/onnx/runtime.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
 import * as ops from '../../src/tensor/operations.ts';
 import { float32, int32, type Tensor, tensor } from '../../src/tensor/tensor.ts';

@@ -2,9 +2,10 @@
  * What a training step takes up to the device and brings down again: `stepTraffic.ts webgpu 2` for two micro-batches.
  * Counted where ONNX Runtime is called, in the third step.
  */
-import * as ort from 'onnxruntime-node';
+
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import type { Provider } from '../../src/engine/onnx/lower.ts';
+import * as ort from '../../src/engine/onnx/runtime.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
 import { batch, smallOptions } from './smallStep.ts';
 

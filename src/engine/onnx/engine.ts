@@ -2,7 +2,6 @@
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as ort from 'onnxruntime-node';
 import type { Program, Value } from '../../tensor/program.ts';
 import { allocate, type Shape, sizeOf, type Tensor } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';
@@ -20,6 +19,7 @@ import { programCache } from '../programCache.ts';
 import { compileError, runError } from './failure.ts';
 import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
+import * as ort from './runtime.ts';
 
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
 
