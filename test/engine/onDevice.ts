@@ -35,7 +35,7 @@ export function runOnDevice<T>(
     },
   );
   if (child.status === 0) return JSON.parse(child.stdout) as T;
-  const [reason] = /Failed to get .*|\w*Error: .*/.exec(child.stderr) ?? [];
+  const [reason] = /Failed to get .*/.exec(child.stderr) ?? /\w*Error: .*/.exec(child.stderr) ?? [];
   return reason ?? `its process ended with ${child.signal ?? child.status}`;
 }
 
