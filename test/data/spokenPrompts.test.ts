@@ -65,7 +65,8 @@ async function pack(code: string): Promise<void> {
   expect(packed.status, String(packed.stderr)).toBe(0);
 }
 
-describe.skipIf(!canPack)('spoken prompts out of .deb files', () => {
+const prompts = `spoken prompts out of .deb files${canPack ? '' : ' (skipped: dpkg-deb makes the packages)'}`;
+describe.skipIf(!canPack)(prompts, () => {
   const built = join(folder, 'built');
   const examples: Record<string, Example[]> = {};
   beforeAll(async () => {
@@ -135,4 +136,3 @@ describe.skipIf(!canPack)('spoken prompts out of .deb files', () => {
     await expect(attempt).rejects.toThrow('apt-get install asterisk-core-sounds-en-wav');
   });
 });
-if (!canPack) console.warn('the spoken-prompts tests are skipped: they need dpkg-deb to make packages');

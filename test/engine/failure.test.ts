@@ -25,7 +25,11 @@ describe('a run that fails', () => {
   });
 
   it.each([
-    ['Device was lost', 'the GPU device was lost'],
+    ['wgpu::MapAsyncStatus value: 4, message: [Device] is lost.', 'the GPU device was lost'],
+    ['[ONNXRuntimeError] : 1 : FAIL : Failed to wait for the operation:2', 'the GPU device was lost'],
+    ['No cached or pending pipeline for deferred dispatch: RotaryEmbedding', 'did not compile a shader'],
+    ['Too many storage buffers in shader. Current: 20, Max is 12', 'one buffer'],
+    ['Array buffer allocation failed', 'out of memory; lower'],
     ['WebGPU validation failed. Buffer size (2500000000) exceeds the max buffer size limit', 'one buffer'],
     ['WebGPU validation failed. [Invalid Buffer (unlabeled)] is invalid due to a previous error.', 'refused'],
     ['CUDA failure 2: out of memory ; GPU=0', 'out of memory; lower'],

@@ -18,7 +18,7 @@ export function deviceEnvironment(): NodeJS.ProcessEnv {
   };
 }
 
-/** What a module prints, as JSON, or the last line of why it does not. */
+/** What a module prints, as JSON, or why it does not. */
 export function runOnDevice<T>(
   module: string,
   given: readonly string[],
@@ -34,7 +34,10 @@ export function runOnDevice<T>(
       env: { ...deviceEnvironment(), ...environment },
     },
   );
-  return child.status === 0
-    ? (JSON.parse(child.stdout) as T)
-    : `${child.stderr}`.trim().split('\n').at(-1) || 'no device';
+  if (child.status === 0) return JSON.parse(child.stdout) as T;
+  const [reason] = /Failed to get .*/.exec(child.stderr) ?? /\w*Error: .*/.exec(child.stderr) ?? [];
+  return reason ?? `its process ended with ${child.signal ?? child.status}`;
 }
+
+/** Whether a reason says that there is no device, or no provider for one, rather than that something failed on it. */
+export const isAbsence = (reason: string) => /adapter|backend not found|no available backend/i.test(reason);

@@ -1,13 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import { howToGetADevice, runOnDevice } from './onDevice.ts';
+import { howToGetADevice, isAbsence, runOnDevice } from './onDevice.ts';
 import { relative, type Step } from './smallStep.ts';
 import type { Traffic } from './stepTraffic.ts';
 
 describe('a training step on webgpu', () => {
   const found = runOnDevice<Step>('trainingStep', ['webgpu']);
   if (typeof found === 'string') {
-    console.warn(`webgpu is skipped: ${found}`);
-    it.skip(`no WebGPU device here (${found}); ${howToGetADevice}`, () => undefined);
+    const absent = isAbsence(found);
+    it.skipIf(absent)(`(no WebGPU device here: ${found}; ${howToGetADevice})`, () => {
+      throw new Error(found);
+    });
     return;
   }
   const cpu = runOnDevice<Step>('trainingStep', ['cpu']) as Step;

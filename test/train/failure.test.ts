@@ -24,7 +24,7 @@ function losing(inner: Engine, after: number): Engine {
       return {
         run: (feeds) =>
           ++runs >= after
-            ? Promise.reject(runError(new Error('Device was lost.'), { values: new Map() }))
+            ? Promise.reject(runError(new Error('message: [Device] is lost.'), { values: new Map() }))
             : executable.run(feeds),
         dispose: () => executable.dispose(),
       };

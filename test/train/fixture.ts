@@ -1,8 +1,10 @@
 /** A world small enough to be trained in seconds: a few clips, a random LLM with the embedded tokenizer. */
 import { mkdtempSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { stringify } from 'yaml';
 import { random } from '../../src/config/random.ts';
 import { readManifest, writeManifest } from '../../src/data/manifest.ts';
@@ -18,6 +20,16 @@ export interface World {
   readonly config: string;
   remove(): Promise<void>;
 }
+
+/**
+ * Arguments of Node that train in a process of its own. The loader is imported: the command of tsx starts a second
+ * process, which lives on when the first is killed.
+ */
+export const trainingChild: readonly string[] = [
+  '--import',
+  pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href,
+  'test/train/child.ts',
+];
 
 /** Writes dataset, LLM and configuration into a new folder. */
 export async function makeWorld(over: Readonly<Record<string, unknown>> = {}): Promise<World> {

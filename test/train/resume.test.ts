@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { appendFile, readdir, readFile, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, trainingChild, type World } from './fixture.ts';
 
 let world: World;
 let uninterrupted: Outcome;
@@ -22,12 +22,7 @@ afterAll(() => world.remove());
 const runFolder = (name: string) => join(world.folder, name);
 
 function start(name: string): ChildProcess {
-  const command = [
-    'node_modules/tsx/dist/cli.mjs',
-    'test/train/child.ts',
-    world.config,
-    `run.dir=${runFolder(name)}`,
-  ];
+  const command = [...trainingChild, world.config, `run.dir=${runFolder(name)}`];
   return spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] });
 }
 

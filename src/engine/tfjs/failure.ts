@@ -24,6 +24,7 @@ const refusing = new WeakSet<object>();
 /** The part of the WebAssembly module that is looked after. */
 interface Module {
   _malloc(bytes: number): number;
+  _free(address: number): void;
 }
 
 /**
@@ -34,6 +35,8 @@ export function refuseNullPointers(backend: object): void {
   if (refusing.has(backend)) return;
   refusing.add(backend);
   const { wasm } = backend as { readonly wasm: Module };
+  // Emscripten's functions put the real ones in their own place when they are called first.
+  wasm._free(wasm._malloc(1));
   const allocate = wasm._malloc;
   wasm._malloc = (bytes) => {
     const address = allocate(bytes);
