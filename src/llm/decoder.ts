@@ -8,6 +8,7 @@
 import type { FeedForward } from '../ffn/feedForward.ts';
 import {
   add,
+  cast,
   concat,
   constant,
   divide,
@@ -28,7 +29,7 @@ import {
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
-import { named, scope, withGradient } from '../tensor/trace.ts';
+import { named, productType, scope, withGradient } from '../tensor/trace.ts';
 import type { LlamaConfig } from './config.ts';
 import { type Rotary, rotaryAt, rotate } from './rotary.ts';
 
@@ -175,7 +176,8 @@ export function tokenLogProbabilities(
   const normedND = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
   const head = parameter(parameters, headName(config));
   const own = sum(multiply(normedND, gather(head, idsN, 0)), [1]);
-  return subtract(own, logSumExp(normedND, head));
+  // Rounded as the logits are: the logarithm of a probability near one is the difference of two equal numbers.
+  return subtract(cast(own, productType(own.dtype)), logSumExp(normedND, head));
 }
 
 /** log Σ_v exp(head_v · hidden_n) for each row n, [N]. */
