@@ -1,4 +1,5 @@
 /** The contract every engine keeps: it compiles a tensor program once and runs it many times. */
+import type { HalfType } from '../tensor/precision.ts';
 import type { Program } from '../tensor/program.ts';
 import type { DType, Shape, Tensor } from '../tensor/tensor.ts';
 
@@ -33,6 +34,9 @@ export interface Executable {
   dispose(): Promise<void>;
 }
 
+/** `emulated`: in float32, each result rounded to the type: right, and no faster than float32. */
+export type Arithmetic = 'native' | 'emulated';
+
 export interface Engine {
   /** For people: `onnx (cpu, 2 threads)`. */
   readonly description: string;
@@ -42,6 +46,11 @@ export interface Engine {
    */
   readonly inPlace: boolean;
   compile(program: Program, options?: CompileOptions): Promise<Executable>;
+  /**
+   * How the engine computes in a half type. It is tried, not looked up: devices differ.
+   * @throws EngineError saying why it does not
+   */
+  arithmetic(type: HalfType): Promise<Arithmetic>;
   /** Copies device tensors back into plain memory. */
   read(tensors: Readonly<Record<string, DeviceTensor>>): Promise<Record<string, Tensor>>;
   dispose(): Promise<void>;

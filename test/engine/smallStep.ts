@@ -1,9 +1,10 @@
 /** One training step of a small audio-LLM with every kind of stream, on any engine. */
 import { random } from '../../src/config/random.ts';
 import { type Engine, plain } from '../../src/engine/engine.ts';
+import type { Precision } from '../../src/tensor/precision.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { gradientProgram } from '../../src/train/step.ts';
+import { gradientProgram, lossScaleInput } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
 import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
 
@@ -49,9 +50,10 @@ const rows = [0, 1, 2].map((row) => {
 const batch = answerBatch(model, shape, rows);
 
 /** Loss, gradients and, after three resident steps, the parameters. */
-export async function smallStep(engine: Engine): Promise<Step> {
-  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen }));
-  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...batch.feeds });
+export async function smallStep(engine: Engine, precision: Precision = 'float32'): Promise<Step> {
+  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen, precision }));
+  const scaleFeed = precision === 'float16' ? { [lossScaleInput]: float32([], [1]) } : {};
+  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...scaleFeed, ...batch.feeds });
   const state = await trainingState({
     engine,
     objective,
@@ -59,6 +61,7 @@ export async function smallStep(engine: Engine): Promise<Step> {
     frozen,
     optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
     clipNorm: 1,
+    precision,
     accumulate: 1,
   });
   const losses: number[] = [];

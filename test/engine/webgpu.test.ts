@@ -9,11 +9,11 @@ import { relative, type Step } from './smallStep.ts';
 const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
 
 /** What a module of this folder prints on a provider, or why it does not. */
-function run<T>(module: string, provider: string): T | string {
+function run<T>(module: string, ...given: readonly string[]): T | string {
   const software = existsSync(softwareDevice) && process.env.VK_ICD_FILENAMES === undefined;
   const child = spawnSync(
     process.execPath,
-    ['node_modules/tsx/dist/cli.mjs', `test/engine/${module}.ts`, provider],
+    ['node_modules/tsx/dist/cli.mjs', `test/engine/${module}.ts`, ...given],
     {
       encoding: 'utf8',
       maxBuffer: 2 ** 28,
@@ -67,5 +67,22 @@ describe('a training step on webgpu', () => {
     expect(elsewhere.map(([primitive, own]) => [primitive, own.elsewhere])).toEqual([
       ['topK', ['Cast float']],
     ]);
+  });
+
+  it('computes in float16 as float32 does, or says that the device has none; bfloat16 it has never', () => {
+    const { float16, bfloat16 } = run<Record<string, string>>('halfOnProvider', 'webgpu') as Record<
+      string,
+      string
+    >;
+    expect(bfloat16).toContain('ONNX Runtime (webgpu) does not take the program');
+    if (float16 !== 'native') {
+      expect(float16).toContain('the device does not support it');
+      return;
+    }
+    const half = run<Step>('trainingStep', 'webgpu', 'float16') as Step;
+    const [loss = 0] = cpu.gradients.loss as number[];
+    expect(Math.abs((half.gradients.loss?.[0] as number) / loss - 1)).toBeLessThan(1e-3);
+    for (const [name, values] of Object.entries(cpu.gradients))
+      expect(relative(values, half.gradients[name] as number[])).toBeLessThan(0.03);
   });
 });

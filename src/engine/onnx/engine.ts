@@ -16,13 +16,15 @@ import {
   isDeviceTensor,
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept, checkOverwriting } from '../feeds.ts';
+import { tryHalf } from '../halfTrial.ts';
+import { type CudaOptions, chooseTf32, cudaProvider } from './cuda.ts';
 import { runError } from './failure.ts';
 import { endingName, type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
 
-export interface OnnxEngineOptions {
+export interface OnnxEngineOptions extends CudaOptions {
   readonly provider?: Provider;
   /** Threads inside one operator; 2 when left out. */
   readonly threads?: number;
@@ -36,13 +38,20 @@ interface OnnxDeviceTensor extends DeviceTensor {
   readonly held: ort.Tensor;
 }
 
-/** Makes the ONNX engine. Sessions live in this thread: ONNX Runtime is not safe in worker threads. */
+/**
+ * Makes the ONNX engine. Sessions live in this thread: ONNX Runtime is not safe in worker threads.
+ * @throws EngineError for an option of CUDA with another provider
+ */
 export function onnxEngine({
   provider = 'cpu',
   threads = 2,
   optimization = 'disabled',
   onProfile,
+  ...cuda
 }: OnnxEngineOptions = {}): Engine {
+  if (provider !== 'cuda') mustBeUnset(cuda, provider);
+  else chooseTf32(cuda);
+  const own = provider === 'cuda' ? cudaProvider(cuda) : provider;
   const open = new Set<ort.InferenceSession>();
   const profileFolders = new Set<string>();
 
@@ -51,19 +60,26 @@ export function onnxEngine({
     await rm(folder, { recursive: true, force: true });
   }
 
-  async function compile(program: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
+  /** @param alone refuses what would run on the CPU in place of the provider */
+  async function compile(
+    program: Program,
+    { keepOnDevice = [] }: CompileOptions = {},
+    alone = false,
+  ): Promise<Executable> {
     const kept = checkKept(program, keepOnDevice);
     const lowered = lowerProgram(program, provider, { ending: provider === 'cpu' });
     const profiles = onProfile === undefined ? undefined : await mkdtemp(join(tmpdir(), 'palkit-profile-'));
     if (profiles !== undefined) profileFolders.add(profiles);
     const session = await createSession(lowered.model, {
-      executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'],
+      executionProviders: alone || provider === 'cpu' ? [own] : [own, 'cpu'],
+      ...(alone && provider !== 'cpu' && { extra: { session: { disable_cpu_ep_fallback: '1' } } }),
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
       graphOptimizationLevel: optimization,
       // Measured on a transformer's training step: the memory pattern raised the peak by 40 % and saved no time.
       enableMemPattern: false,
-      logSeverityLevel: 3,
+      // A trial that fails says so by itself.
+      logSeverityLevel: alone ? 4 : 3,
       ...(profiles !== undefined && { enableProfiling: true, profileFilePrefix: join(profiles, 'run') }),
       ...(provider === 'webgpu' && {
         preferredOutputLocation: Object.fromEntries(
@@ -144,7 +160,11 @@ export function onnxEngine({
   return {
     description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
     inPlace: provider === 'cpu',
-    compile,
+    compile: (program, compileOptions) => compile(program, compileOptions),
+    async arithmetic(type) {
+      await tryHalf((program) => compile(program, {}, true), type);
+      return provider === 'cpu' ? 'emulated' : 'native';
+    },
     read,
     async dispose() {
       const sessions = [...open];
@@ -153,6 +173,13 @@ export function onnxEngine({
       for (const folder of [...profileFolders]) await removeFolder(folder);
     },
   };
+}
+
+function mustBeUnset(options: CudaOptions, provider: Provider): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value !== undefined)
+      throw new EngineError(`engine.${name} has no effect on ${provider}, only on cuda`);
+  }
 }
 
 /** Runs with outputs that are written to memory of ours: `into` where it is given, else new. */

@@ -17,6 +17,7 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from 'onnx-buf';
+import { castTensor } from '../../tensor/halfPrecision.ts';
 import type { ValueType } from '../../tensor/program.ts';
 import { type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
@@ -119,13 +120,12 @@ export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
         tensor('int64', shape, BigInt64Array.from(values, BigInt)),
       ),
     scalar: (dtype, value) => {
-      if (dtype !== 'float32' && dtype !== 'float64')
-        throw new EngineError(`no scalar constants of ${dtype}`);
+      const single = tensor('float32', [], Float32Array.of(value));
       const values =
-        dtype === 'float32'
-          ? tensor(dtype, [], Float32Array.of(value))
-          : tensor(dtype, [], Float64Array.of(value));
-      return share(`${dtype}(${value})`, values);
+        dtype === 'float64' ? tensor(dtype, [], Float64Array.of(value)) : castTensor(single, dtype);
+      if (values === undefined && dtype !== 'float32')
+        throw new EngineError(`no scalar constants of ${dtype}`);
+      return share(`${dtype}(${value})`, values ?? single);
     },
   };
 }

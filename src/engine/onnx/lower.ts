@@ -5,6 +5,7 @@ import { simplify } from '../../tensor/passes.ts';
 import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
 import { EngineError } from '../engine.ts';
+import { emulateHalf } from './emulate.ts';
 import { graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 import { webGpuLowerings } from './webGpu.ts';
@@ -166,7 +167,7 @@ export function lowerProgram(
   provider: Provider,
   { ending = false }: { readonly ending?: boolean } = {},
 ): LoweredProgram {
-  const program = schedule(simplify(source));
+  const program = schedule(prepared(source, provider));
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()));
   const values = new Map<string, Value>();
@@ -210,6 +211,13 @@ export function lowerProgram(
     }),
   });
   return { model: toBinary(ModelProtoSchema, model), program, values };
+}
+
+/** The program in primitives and types that the provider has. */
+function prepared(source: Program, provider: Provider): Program {
+  const simple = simplify(source);
+  const emulated = provider === 'cpu' ? emulateHalf(simple) : simple;
+  return emulated === simple ? simple : simplify(emulated);
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */

@@ -80,6 +80,9 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
     description: `tfjs (${chosen.backend}: ${chosen.reason})`,
     inPlace: false,
     compile,
+    async arithmetic(type) {
+      throw new EngineError(`TensorFlow.js does not have ${type}`);
+    },
     async read(tensors) {
       select();
       return Object.fromEntries(
