@@ -8,13 +8,16 @@ import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
 import { scope, trace } from '../tensor/trace.ts';
+import { nextLossScale, startingLossScale } from './lossScale.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 import {
   type Batch,
   gradientProgram,
   lossAndGradients,
-  mustBeFinite,
+  lossScaleInput,
   type OptimizerState,
+  overflows,
+  precisionInputs,
   prefixed,
   type StepOptions,
   type StepResult,
@@ -58,7 +61,13 @@ function fusedProgram(options: StepOptions): Program {
   const { trainable, objective, optimizer, clipNorm } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
-  const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
+  const types = {
+    ...own,
+    ...prefixed('first.', own),
+    ...prefixed('second.', own),
+    ...scalarInputs,
+    ...precisionInputs(options),
+  };
   return trace<string>({ ...types, ...objective.inputs }, (inputs) => {
     const { loss, gradients } = lossAndGradients(options, inputs);
     return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
@@ -115,29 +124,45 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     ]),
   );
   let done = start?.updates ?? 0;
+  let scaling = startingLossScale(options, start);
 
   function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
     const gradientNorm = Number(plain(outputs, 'gradientNorm').data[0]);
+    const used = scaling;
+    let skipped: boolean;
     try {
-      mustBeFinite(loss, gradientNorm);
+      skipped = overflows(loss, gradientNorm, used);
     } catch (error) {
       dispose(Object.values(outputs));
       throw error;
     }
-    dispose(stateNames.map((name) => state[name] as Feed));
-    for (const name of stateNames) state[name] = outputs[`next.${name}`] as Feed;
-    done++;
-    return { loss, gradientNorm, updateMs: 0 };
+    if (skipped) dispose(Object.values(outputs));
+    else {
+      dispose(stateNames.map((name) => state[name] as Feed));
+      for (const name of stateNames) state[name] = outputs[`next.${name}`] as Feed;
+      done++;
+    }
+    scaling = used && nextLossScale(used, skipped);
+    return {
+      loss,
+      gradientNorm,
+      scaling: used && { lossScale: used.scale, skipped },
+      updateMs: 0,
+    };
   }
 
   /** The sums of the window's gradients, and its loss. */
-  async function accumulateWindow(program: Executable, window: readonly Batch[]) {
+  async function accumulateWindow(
+    program: Executable,
+    window: readonly Batch[],
+    scaleFeed: Readonly<Record<string, Tensor>>,
+  ) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
     let sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [name, zero(name)]));
     let loss = 0;
     for (const batch of window) {
       const fed = Object.fromEntries(names.map((name) => [`sum.${name}`, sums[name] as Feed]));
-      const outputs = await program.run({ ...trained, ...fed, ...batch.feeds });
+      const outputs = await program.run({ ...trained, ...fed, ...scaleFeed, ...batch.feeds });
       loss += Number(plain(outputs, 'loss').data[0]);
       dispose(Object.values(sums));
       sums = Object.fromEntries(names.map((name) => [name, outputs[`gradient.${name}`] as Feed]));
@@ -164,14 +189,16 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         learningRate: number(learningRate),
         correction1: number(1 - optimizer.beta1 ** (done + 1)),
         correction2: number(1 - optimizer.beta2 ** (done + 1)),
-        scale: number(1 / supervised),
+        scale: number(1 / (scaling?.scale ?? supervised)),
       };
+      const scaleFeed: Record<string, Tensor> =
+        scaling === undefined ? {} : { [lossScaleInput]: number(scaling.scale / supervised) };
       if (fused !== undefined) {
         const [batch] = window;
-        const outputs = await fused.run({ ...state, ...scalars, ...batch?.feeds });
+        const outputs = await fused.run({ ...state, ...scalars, ...scaleFeed, ...batch?.feeds });
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
-      const { sums, loss } = await accumulateWindow(accumulating as Executable, window);
+      const { sums, loss } = await accumulateWindow(accumulating as Executable, window, scaleFeed);
       const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[name] as Feed]));
       const outputs = await (update as Executable).run({ ...state, ...fed, ...scalars });
       dispose(Object.values(sums));
@@ -179,7 +206,8 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     },
     parameters: () => read(names),
     async optimizer() {
-      return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
+      const moments = await read(stateNames.filter((name) => !trainable.has(name)));
+      return { updates: done, moments, lossScale: scaling };
     },
     async dispose() {
       // Device memory belongs to the program that made it: freeing it after the program ends the process.

@@ -12,9 +12,13 @@ import type { Batch, Objective } from './step.ts';
 export function answerObjective(model: AudioLlm, shape: BatchShape): Objective {
   return {
     inputs: { ...batchInputs(model, shape), 'target.weights': { dtype: 'float32', shape: [shape.targets] } },
-    summedLoss: (parameters, inputs) => {
+    summedLoss: (parameters, inputs, scale) => {
       const logProbabilities = targetLogProbabilities(model, parameters, inputs);
-      return scope('loss', () => negate(sum(multiply(logProbabilities, inputs['target.weights'] as Value))));
+      return scope('loss', () => {
+        const given = inputs['target.weights'] as Value;
+        const weights = scale === undefined ? given : multiply(given, scale);
+        return negate(sum(multiply(logProbabilities, weights)));
+      });
     },
   };
 }

@@ -8,7 +8,7 @@ import { answerBatch } from './loss.ts';
 import { dataOrder } from './order.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
-import { encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
+import { checkPrecision, encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
 import { drawWindow, planStage, trainableByStage } from './stage.ts';
 import { trainingState } from './trainingState.ts';
 
@@ -73,6 +73,9 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
   const profiles: ProgramProfile[] = [];
   const engine = onnxEngine({ ...measured, onProfile: (profile) => profiles.push(profile) });
   try {
+    // The trial's programs are not the step's.
+    const trial = onnxEngine(measured);
+    await checkPrecision(experiment, trial, watch.note).finally(() => trial.dispose());
     const { clips } = await encodeClips(experiment, encoders, training, watch);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;

@@ -17,7 +17,7 @@ import { withCheckpoint } from './failure.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
-import { configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
+import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
 
 export interface RunOptions {
@@ -61,6 +61,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
   const engine = options.engine ?? (await makeEngine(experiment, watch.note));
   const encoders = await loadEncoders(experiment);
   try {
+    await checkPrecision(experiment, engine, watch.note);
     const { clips, skipped } = await encodeClips(
       experiment,
       encoders,

@@ -102,6 +102,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
       frozen: new Map([...parameters].filter(([name]) => !names.has(name))),
       optimizer: train.optimizer,
       clipNorm: train.clipNorm,
+      precision: train.precision,
       accumulate: train.accumulate,
     },
   };
