@@ -1,25 +1,30 @@
 /**
- * Training steps of one shape in a process of its own, so that its peak memory is its own. Prints one JSON line:
- * the time of each step, the process's peak resident memory, the loss.
+ * Training steps of one shape in a process of its own, so that its peak memory is its own. Prints one JSON line: the
+ * time of each step and of its update, the process's peak resident memory, the peak of the activations by liveness,
+ * the loss.
  *
- *     tsx bench/trainStepOnce.ts SHAPE STEPS [--optimizer]
+ *     tsx bench/trainStepOnce.ts SHAPE STEPS [--optimizer] [--recompute]
  */
-import { readFileSync } from 'node:fs';
 import { random } from '../src/config/random.ts';
 import { plain } from '../src/engine/engine.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { type Tensor, zeros } from '../src/tensor/tensor.ts';
+import { activationsOf } from '../src/train/activations.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
 import { trainingState } from '../src/train/trainingState.ts';
+import { residentMB } from './memory.ts';
 import { type BenchShapeName, benchModel, benchShapes, randomParameters } from './models.ts';
 
-const [name = 'tiny', steps = '5', optimizer] = process.argv.slice(2);
+interface Step {
+  readonly loss: number;
+  readonly updateMs: number;
+}
+
+const [name = 'tiny', steps = '5', ...flags] = process.argv.slice(2);
 const { llm, batch: rows, rows: textRows } = benchShapes[name as BenchShapeName];
 const model = benchModel(llm);
-const parameters = randomParameters(llm);
 const shape = { rows, textRows, targets: rows * textRows };
-const objective = answerObjective(model, shape);
 const draw = random('tokens');
 const batch = answerBatch(
   model,
@@ -32,38 +37,52 @@ const batch = answerBatch(
 );
 const engine = onnxEngine({ threads: 2 });
 const began = performance.now();
-const step = optimizer === '--optimizer' ? await wholeStep() : await gradientsOnly();
+const { step, activationMB } = await (flags.includes('--optimizer') ? wholeStep() : gradientsOnly());
 const compileMs = performance.now() - began;
 const times: number[] = [];
+const updatesMs: number[] = [];
 let loss = 0;
 for (let count = 0; count < Number(steps); count++) {
   const start = performance.now();
-  loss = await step();
+  const done = await step();
   times.push(performance.now() - start);
+  updatesMs.push(done.updateMs);
+  loss = done.loss;
 }
-const peakKiB = Number(/VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
-process.stdout.write(`${JSON.stringify({ times, compileMs, peakMB: Math.round(peakKiB / 1024), loss })}\n`);
+process.stdout.write(
+  `${JSON.stringify({ times, updatesMs, compileMs, peakMB: residentMB().peak, activationMB, loss })}\n`,
+);
 
-async function gradientsOnly(): Promise<() => Promise<number>> {
-  const program = gradientProgram({ objective, trainable: parameters, frozen: new Map() });
+/** What is trained, with parameters that nobody else holds. */
+function options() {
+  return {
+    objective: answerObjective(model, shape),
+    trainable: randomParameters(llm),
+    frozen: new Map(),
+    optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 } as const,
+    clipNorm: 1,
+    accumulate: 1,
+    recompute: flags.includes('--recompute') ? [...Array(llm.layers).keys()] : [],
+  };
+}
+
+async function gradientsOnly(): Promise<{ step: () => Promise<Step>; activationMB: number }> {
+  const own = options();
+  const program = gradientProgram(own);
   const executable = await engine.compile(program);
-  const feeds = { ...Object.fromEntries(parameters), ...batch.feeds };
+  const feeds = { ...Object.fromEntries(own.trainable), ...batch.feeds };
   const into: Record<string, Tensor> = Object.fromEntries(
     [...program.outputs].map(([output, value]) => [output, zeros('float32', value.shape)]),
   );
-  return async () =>
-    Number(plain(await executable.run(feeds, into), 'loss').data[0]) / batch.supervisedTokens;
+  const step = async () => {
+    const outputs = await executable.run(feeds, into);
+    return { loss: Number(plain(outputs, 'loss').data[0]) / batch.supervisedTokens, updateMs: 0 };
+  };
+  return { step, activationMB: Math.round(activationsOf(program).peakBytes / 1e6) };
 }
 
-async function wholeStep(): Promise<() => Promise<number>> {
-  const state = await trainingState({
-    engine,
-    objective,
-    trainable: parameters,
-    frozen: new Map(),
-    optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
-    clipNorm: 1,
-    accumulate: 1,
-  });
-  return async () => (await state.step([batch], 1e-4)).loss;
+async function wholeStep(): Promise<{ step: () => Promise<Step>; activationMB: number }> {
+  const activationMB = Math.round(activationsOf(gradientProgram(options())).peakBytes / 1e6);
+  const state = await trainingState({ engine, ...options() });
+  return { step: () => state.step([batch], 1e-4), activationMB };
 }

@@ -66,6 +66,11 @@ class Decoder(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def peak_megabytes():
+    with open("/proc/self/status") as status:
+        return round(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
@@ -95,9 +100,8 @@ def main():
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         times.append(1000 * (time.perf_counter() - start))
-    with open("/proc/self/status") as status:
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    print(json.dumps({"times": times, "peakMB": round(peak / 1024), "loss": loss.item(), "version": torch.__version__}))
+    print(json.dumps({"times": times, "peakMB": peak_megabytes(), "loss": loss.item(), "version": torch.__version__}))
 
 
-main()
+if __name__ == "__main__":
+    main()

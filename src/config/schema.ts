@@ -282,6 +282,39 @@ const stageSchema = z
     }
   });
 
+const recomputedLayers = 'Activations that the backward pass computes again instead of holding them';
+const recomputeSchema = z
+  .discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('none').describe(`${recomputedLayers}: none`) }),
+    z.strictObject({ kind: z.literal('all').describe(`${recomputedLayers}: those of every layer`) }),
+    z.strictObject({
+      kind: z.literal('list').describe(`${recomputedLayers}: those of the listed layers`),
+      layers: z
+        .array(layer)
+        .min(1)
+        .superRefine(distinct('layer', (index) => index))
+        .describe('Layers of the LLM (0-based)'),
+    }),
+    z.strictObject({
+      kind: z.literal('interval').describe(`${recomputedLayers}: those of neighbouring layers`),
+      from: layer.default(0).describe('The first of them (0-based)'),
+      to: layer.describe('The last of them'),
+    }),
+    z.strictObject({
+      kind: z.literal('budget').describe(`${recomputedLayers}: of as few layers as keep a budget`),
+      activationMB: z
+        .number()
+        .gt(0)
+        .describe('Most megabytes (10^6 bytes) that the values of a training program may hold at once'),
+    }),
+  ])
+  .superRefine((asked, context) => {
+    if (asked.kind !== 'interval' || asked.from <= asked.to) return;
+    const message = `${asked.to} is below from (${asked.from})`;
+    context.addIssue({ code: 'custom', path: ['to'], message });
+  })
+  .prefault({ kind: 'none' });
+
 const trainSchema = z.strictObject({
   threads: positive
     .max(1024)
@@ -306,6 +339,7 @@ const trainSchema = z.strictObject({
     .enum(['answer', 'all'])
     .default('answer')
     .describe('Tokens that are learned: the answer or all text'),
+  recompute: recomputeSchema.describe('What the backward pass computes again instead of holding it'),
   optimizer: optimizerSchema.describe('The optimizer'),
   checkpoint: z
     .strictObject({

@@ -1,5 +1,5 @@
 /** What every engine checks before it runs a program, so that a wrong call is refused in the same words. */
-import type { Primitive, Program, Value } from '../tensor/program.ts';
+import type { Node, Primitive, Program, Value } from '../tensor/program.ts';
 import { formatShape, sameShape, type Tensor } from '../tensor/tensor.ts';
 import { EngineError, type Feed, isDeviceTensor } from './engine.ts';
 
@@ -59,13 +59,22 @@ export function checkInto(program: Program, into: Readonly<Record<string, Tensor
 /** Primitives that read each element of their first inputs before they write it. */
 const elementwise: ReadonlySet<Primitive> = new Set<Primitive>(['add', 'scatterAdd']);
 
+/** The nodes that read each of the program's inputs. */
+export function inputReaders(program: Program): ReadonlyMap<Value, readonly Node[]> {
+  const readers = new Map<Value, Node[]>([...program.inputs.values()].map((value) => [value, []]));
+  for (const node of program.nodes) for (const value of new Set(node.inputs)) readers.get(value)?.push(node);
+  return readers;
+}
+
 /**
  * Checks outputs that are to be written over feeds.
  * @param program as it runs
+ * @param readers its `inputReaders`, which are the same at every run
  * @throws EngineError when something could still read a feed after it was overwritten
  */
 export function checkOverwriting(
   program: Program,
+  readers: ReadonlyMap<Value, readonly Node[]>,
   feeds: Readonly<Record<string, Feed>>,
   into: Readonly<Record<string, Tensor>>,
 ): void {
@@ -81,13 +90,13 @@ export function checkOverwriting(
     if (feed === undefined) continue;
     const input = program.inputs.get(feed) as Value;
     const { node } = program.outputs.get(name) as Value;
-    const readers = program.nodes.filter(({ inputs }) => inputs.includes(input));
+    const reading = readers.get(input) ?? [];
     const safe =
       elementwise.has(node.primitive) &&
       node.inputs[0] === input &&
       sameShape(input.shape, shape) &&
-      readers.length === 1 &&
-      readers[0] === node;
+      reading.length === 1 &&
+      reading[0] === node;
     if (!safe) {
       throw new EngineError(
         `output "${name}" cannot be written over input "${feed}": it is more than an addition to it`,

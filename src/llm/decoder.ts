@@ -3,33 +3,25 @@
  * Face's names.
  *
  * Shape suffixes: B batch, T rows that ask (queries), S rows that are asked (keys), D hidden, H head width,
- * K key-value heads, G query heads per key-value head, V vocabulary, N any rows.
+ * K key-value heads, V vocabulary, N any rows.
  */
 import type { FeedForward } from '../ffn/feedForward.ts';
 import {
   add,
-  cast,
   concat,
   constant,
-  divide,
-  exp,
   gather,
   linear,
-  log,
   matmul,
-  max,
-  multiply,
   reshape,
   rmsNorm,
   softmax,
-  subtract,
-  sum,
   transpose,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
-import { named, productType, scope, withGradient } from '../tensor/trace.ts';
+import { named, scope } from '../tensor/trace.ts';
 import type { LlamaConfig } from './config.ts';
 import { type Rotary, rotaryAt, rotate } from './rotary.ts';
 
@@ -162,47 +154,8 @@ export function logits(config: LlamaConfig, parameters: Parameters, hiddenND: Va
   return named('logits', linear(normed, parameter(parameters, headName(config))));
 }
 
-/**
- * Log-probabilities of given tokens, [N]. The logits stand with the vocabulary in front, [V, N]: the products of the
- * backward pass then read them row by row, where columns of a wide table would miss the cache at every step.
- * @param idsN the tokens, int32
- */
-export function tokenLogProbabilities(
-  config: LlamaConfig,
-  parameters: Parameters,
-  hiddenND: Value,
-  idsN: Value,
-): Value {
-  const normedND = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
-  const head = parameter(parameters, headName(config));
-  const own = sum(multiply(normedND, gather(head, idsN, 0)), [1]);
-  // Rounded as the logits are: the logarithm of a probability near one is the difference of two equal numbers.
-  return subtract(cast(own, productType(own.dtype)), logSumExp(normedND, head));
-}
-
-/** log Σ_v exp(head_v · hidden_n) for each row n, [N]. */
-function logSumExp(hiddenND: Value, headVD: Value): Value {
-  const rows = hiddenND.shape[0] as number;
-  const logitsVN = named('logits', matmul(headVD, hiddenND, { transposeB: true }));
-  const top1N = max(logitsVN, [0], { keepDimensions: true });
-  const weightsVN = exp(subtract(logitsVN, top1N));
-  const total1N = sum(weightsVN, [0], { keepDimensions: true });
-  const result = reshape(add(log(total1N), top1N), [rows]);
-  return withGradient(result, {
-    inputs: [hiddenND, headVD],
-    // The gradient of the logits is weights * share, and is never written out: the share of a row scales the
-    // narrow side of both products.
-    backward: (dyN, asked) => {
-      const shareN1 = reshape(divide(dyN, reshape(total1N, [rows])), [rows, 1]);
-      return [
-        asked(0) ? multiply(matmul(weightsVN, headVD, { transposeA: true }), shareN1) : undefined,
-        asked(1) ? matmul(weightsVN, multiply(hiddenND, shareN1)) : undefined,
-      ];
-    },
-  });
-}
-
-function headName(config: LlamaConfig): string {
+/** The matrix [V, D] that makes logits of hidden states. */
+export function headName(config: LlamaConfig): string {
   return config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
 }
 

@@ -1,5 +1,5 @@
 /** Batches as an audio-LLM's programs take them: padded token ids, tokens whose probability is wanted, audio. */
-import { tokenLogProbabilities } from '../llm/decoder.ts';
+import { tokenLogProbabilities, tokenLoss } from '../llm/score.ts';
 import { gather, reshape } from '../tensor/operations.ts';
 import type { Parameters } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
@@ -123,12 +123,42 @@ export function targetLogProbabilities(
   parameters: Parameters,
   inputs: Readonly<Record<string, Value>>,
 ): Value {
-  const { hiddenBTD } = forward(model, parameters, inputs.ids as Value, inputs);
+  const hiddenBTD = hiddenStates(model, parameters, inputs);
+  return scope('score', () =>
+    tokenLogProbabilities(model.llm, parameters, atTargets(hiddenBTD, inputs), inputs['target.ids'] as Value),
+  );
+}
+
+/**
+ * Cross-entropy of the target tokens, each times its weight, summed up. Logits are computed at their positions only.
+ * @param inputs as `batchInputs` declares them
+ * @param weights [targets]
+ */
+export function targetLoss(
+  model: AudioLlm,
+  parameters: Parameters,
+  inputs: Readonly<Record<string, Value>>,
+  weights: Value,
+): Value {
+  const hiddenBTD = hiddenStates(model, parameters, inputs);
   return scope('score', () => {
-    const [batch, textRows, width] = hiddenBTD.shape as [number, number, number];
-    const hiddenND = gather(reshape(hiddenBTD, [batch * textRows, width]), inputs['target.rows'] as Value, 0);
-    return tokenLogProbabilities(model.llm, parameters, hiddenND, inputs['target.ids'] as Value);
+    const hiddenND = atTargets(hiddenBTD, inputs);
+    return tokenLoss(model.llm, parameters, hiddenND, inputs['target.ids'] as Value, weights);
   });
+}
+
+function hiddenStates(
+  model: AudioLlm,
+  parameters: Parameters,
+  inputs: Readonly<Record<string, Value>>,
+): Value {
+  return forward(model, parameters, inputs.ids as Value, inputs).hiddenBTD;
+}
+
+/** The hidden states [targets, D] that predict the target tokens. */
+function atTargets(hiddenBTD: Value, inputs: Readonly<Record<string, Value>>): Value {
+  const [batch, textRows, width] = hiddenBTD.shape as [number, number, number];
+  return gather(reshape(hiddenBTD, [batch * textRows, width]), inputs['target.rows'] as Value, 0);
 }
 
 /** The next multiple of eight: lengths that share a compiled program. */

@@ -1,6 +1,6 @@
 /** Reverse-mode differentiation: each primitive's rule, written in primitives, so that gradients are programs too. */
 import * as ops from './operations.ts';
-import { type Node, type NodeOf, type Primitive, ProgramError, type Value } from './program.ts';
+import { type Node, type NodeOf, type Primitive, ProgramError, sourcesOf, type Value } from './program.ts';
 import type { DType } from './tensor.ts';
 import { absoluteScope, customGradientOf, recordedNodes, scope } from './trace.ts';
 
@@ -92,6 +92,7 @@ const gradientRules: { readonly [P in Primitive]: GradientRule<P> } = {
     return ops.multiply(dy, ops.add(gate, ops.multiply(y, ops.subtract(1, gate))));
   }),
   detach: noGradient,
+  after: ({ dy }) => [dy],
   equal: noGradient,
   less: noGradient,
   where: ({ inputs, dy, asked }) => {
@@ -231,11 +232,12 @@ export function gradients(loss: Value, of: readonly Value[], seed?: Value): Valu
   const nodes = [...recordedNodes()];
   const asked = new Set<Value>(of);
   for (const node of nodes) {
-    if (node.inputs.some((value) => asked.has(value))) for (const value of node.outputs) asked.add(value);
+    if (sourcesOf(node).some((value) => asked.has(value))) for (const value of node.outputs) asked.add(value);
   }
   const reached = new Set<Value>([loss]);
   for (const node of [...nodes].reverse()) {
-    if (node.outputs.some((value) => reached.has(value))) for (const value of node.inputs) reached.add(value);
+    if (node.outputs.some((value) => reached.has(value)))
+      for (const value of sourcesOf(node)) reached.add(value);
   }
   const unreached = of.filter((value) => !reached.has(value));
   if (unreached.length > 0) {
@@ -246,7 +248,7 @@ export function gradients(loss: Value, of: readonly Value[], seed?: Value): Valu
   total.set(loss, seed ?? absoluteScope('gradient', () => ops.filled(loss.dtype, loss.shape, 1)));
   for (const node of nodes.reverse()) {
     const custom = node.outputs[0] && customGradientOf(node.outputs[0]);
-    const inputs = custom?.inputs ?? node.inputs;
+    const inputs = custom?.inputs ?? sourcesOf(node);
     const wanted = inputs.map((value) => asked.has(value));
     if (!wanted.includes(true) || !node.outputs.some((value) => total.has(value))) continue;
     const first = node.outputs[0] as Value;

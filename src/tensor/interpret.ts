@@ -164,6 +164,7 @@ const evaluate: { readonly [P in Primitive]: Evaluate<P> } = {
   erf: map(errorFunction),
   silu: map((x) => x / (1 + Math.exp(-x))),
   detach: map((x) => x),
+  after: map((x) => x),
   equal: zip((a, b) => (a === b ? 1 : 0)),
   less: zip((a, b) => (a < b ? 1 : 0)),
   where: (inputs, _, outputs) => {

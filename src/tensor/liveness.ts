@@ -35,8 +35,10 @@ export interface Liveness {
 /**
  * Runs through a program in its order and keeps account: a value holds memory from the node that makes it to the
  * last one that reads it, outputs to the end. A view shares its source's memory.
+ * @param outputs `elsewhere` when they are written to memory that the caller holds: then they are not counted
  */
-export function liveness(program: Program): Liveness {
+export function liveness(program: Program, outputs: 'held' | 'elsewhere' = 'held'): Liveness {
+  const away = new Set(outputs === 'elsewhere' ? program.outputs.values() : []);
   const owner = new Map<Value, Value>();
   const ownerOf = (value: Value) => owner.get(value) ?? value;
   const lastUse = new Map<Value, number>();
@@ -46,45 +48,52 @@ export function liveness(program: Program): Liveness {
       for (const value of node.outputs) owner.set(value, ownerOf(source));
     for (const value of node.inputs) lastUse.set(ownerOf(value), at);
   }
-  for (const value of program.outputs.values()) lastUse.set(ownerOf(value), Number.POSITIVE_INFINITY);
+  if (outputs === 'held')
+    for (const value of program.outputs.values()) lastUse.set(ownerOf(value), Number.POSITIVE_INFINITY);
 
   const held = new Map<Value, number>();
   const timeline: number[] = [];
+  // Two moments a node: values are made, and after that the dying ones go.
+  const spans = new Map<Value, { readonly born: number; died: number }>();
   let now = 0;
   let peakBytes = 0;
-  let peakAt: Node | undefined;
-  let heldAtPeak: Value[] = [];
+  let peak = -1;
+  const free = (value: Value, moment: number) => {
+    now -= held.get(value) ?? 0;
+    held.delete(value);
+    const span = spans.get(value);
+    if (span !== undefined) span.died = moment;
+  };
   for (const [at, node] of program.nodes.entries()) {
     const dying = new Set(
       node.inputs.map(ownerOf).filter((value) => lastUse.get(value) === at && held.has(value)),
     );
     if (!isLeaf(node) && !views.has(node.primitive)) {
       const reused = ownerOf(node.inputs[0] as Value);
-      if (inPlace.has(node.primitive) && dying.has(reused)) {
-        now -= held.get(reused) ?? 0;
-        held.delete(reused);
-      }
+      if (inPlace.has(node.primitive) && dying.has(reused)) free(reused, 2 * at);
       for (const value of node.outputs) {
+        if (away.has(value)) continue;
         const bytes = bytesOf(value);
         held.set(value, bytes);
+        spans.set(value, { born: 2 * at, died: Number.POSITIVE_INFINITY });
         now += bytes;
       }
     }
     if (now > peakBytes) {
       peakBytes = now;
-      peakAt = node;
-      heldAtPeak = [...held.keys()];
+      peak = at;
     }
-    for (const value of dying) {
-      now -= held.get(value) ?? 0;
-      held.delete(value);
-    }
+    for (const value of dying) if (held.has(value)) free(value, 2 * at + 1);
     for (const value of node.outputs) {
-      if (lastUse.has(ownerOf(value)) || !held.has(value)) continue;
-      now -= held.get(value) ?? 0;
-      held.delete(value);
+      if (!lastUse.has(ownerOf(value)) && held.has(value)) free(value, 2 * at + 1);
     }
     timeline.push(now);
   }
-  return { peakBytes, peakAt, heldAtPeak, timeline };
+  const heldAtPeak = [...spans].filter(([, { born, died }]) => born <= 2 * peak && died > 2 * peak);
+  return {
+    peakBytes,
+    peakAt: program.nodes[peak],
+    heldAtPeak: heldAtPeak.map(([value]) => value),
+    timeline,
+  };
 }

@@ -56,6 +56,9 @@ export const erf = (x: Value) => only(emit('erf', [x], none));
 export const silu = (x: Value) => only(emit('silu', [x], none));
 /** The value, through which no gradient flows. */
 export const detach = (x: Value) => only(emit('detach', [x], none));
+/** `x`, but not before `others` are there. */
+export const after = (x: Value, others: readonly Value[]) =>
+  others.length === 0 ? x : only(emit('after', [x, ...others], none));
 export const equal = (a: Operand, b: Operand) => only(emit('equal', operands(a, b), none));
 export const less = (a: Operand, b: Operand) => only(emit('less', operands(a, b), none));
 

@@ -1,6 +1,6 @@
 /** Rewrites that leave every output as it is: dropping what nobody reads, computing equal things once. */
-import type { Node, Program, Value } from './program.ts';
-import { rewrite, takeOver } from './rewrites.ts';
+import { type Node, type Program, sourcesOf, type Value } from './program.ts';
+import { rewired, rewrite, takeOver } from './rewrites.ts';
 import type { Tensor } from './tensor.ts';
 
 /** Removes every node that no output depends on. Inputs stay: they are the program's signature. */
@@ -9,10 +9,24 @@ export function removeDeadCode(program: Program): Program {
   const nodes: Node[] = [];
   for (const node of [...program.nodes].reverse()) {
     if (node.primitive !== 'input' && !node.outputs.some((value) => alive.has(value))) continue;
-    for (const value of node.inputs) alive.add(value);
+    for (const value of sourcesOf(node)) alive.add(value);
     nodes.push(node);
   }
-  return { ...program, nodes: nodes.reverse() };
+  return waitOnlyFor(alive, { ...program, nodes: nodes.reverse() });
+}
+
+/** Lets nodes wait for nothing but what is computed anyway. */
+function waitOnlyFor(alive: ReadonlySet<Value>, program: Program): Program {
+  // By id: a value that is taken over keeps it.
+  const ids = new Set([...alive].map(({ id }) => id));
+  const waitsInVain = (node: Node) =>
+    node.primitive === 'after' && !node.inputs.every(({ id }) => ids.has(id));
+  if (!program.nodes.some(waitsInVain)) return program;
+  return rewired(program, (node) => {
+    if (!waitsInVain(node)) return node;
+    const inputs = node.inputs.filter(({ id }) => ids.has(id));
+    return inputs.length === 1 ? (inputs[0] as Value) : ({ ...node, inputs } as Node);
+  });
 }
 
 /** Computes equal operations on equal values once. */

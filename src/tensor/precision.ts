@@ -15,8 +15,9 @@ export const halfTypes: readonly HalfType[] = ['float16', 'bfloat16'];
 /**
  * `compute`: in the half type, whatever comes in. `float32`: the half types are too coarse or too narrow for it.
  * `widest`: in the widest type that comes in, so that no number is rounded for it.
+ * `given`: every operand in the type that it has.
  */
-type Rule = 'compute' | 'float32' | 'widest';
+type Rule = 'compute' | 'float32' | 'widest' | 'given';
 
 /** One entry per primitive; a primitive without one does not compile. */
 export const autocastRules: { readonly [P in Primitive]: Rule } = {
@@ -37,6 +38,7 @@ export const autocastRules: { readonly [P in Primitive]: Rule } = {
   erf: 'float32',
   silu: 'widest',
   detach: 'widest',
+  after: 'given',
   equal: 'widest',
   less: 'widest',
   where: 'widest',
@@ -84,5 +86,6 @@ export function operandType(
   const rule = autocastRules[primitive];
   if (rule === 'compute') return compute;
   if (rule === 'float32') return 'float32';
+  if (rule === 'given') return operand.dtype;
   return operands.some(({ dtype }) => dtype === 'float32') ? 'float32' : operand.dtype;
 }

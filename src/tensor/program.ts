@@ -25,6 +25,11 @@ export interface Attributes {
   silu: Nothing;
   /** The value itself; no gradient flows through it. */
   detach: Nothing;
+  /**
+   * The first input, but not before the others are there: it says when memory is used and freed. What nobody else
+   * needs is not computed for it.
+   */
+  after: Nothing;
   equal: Nothing;
   less: Nothing;
   /** inputs: condition (bool), then, otherwise */
@@ -98,6 +103,11 @@ export interface Program {
 /** What a run is given: nothing computes it. */
 export function isLeaf(node: Node): boolean {
   return node.primitive === 'input' || node.primitive === 'constant';
+}
+
+/** What a node's values are computed from: not what it merely waits for. */
+export function sourcesOf({ primitive, inputs }: Node): readonly Value[] {
+  return primitive === 'after' ? inputs.slice(0, 1) : inputs;
 }
 
 export interface ValueType {

@@ -1,11 +1,12 @@
 /** Claims about a model as proofs: which values can influence which. */
-import type { Node, Program, Value } from './program.ts';
+import { type Node, type Program, sourcesOf, type Value } from './program.ts';
 
 /** Everything that depends on one of the values, the values themselves included. */
 export function dependents(program: Program, of: Iterable<Value>): ReadonlySet<Value> {
   const reached = new Set(of);
   for (const node of program.nodes) {
-    if (node.inputs.some((value) => reached.has(value))) for (const value of node.outputs) reached.add(value);
+    if (sourcesOf(node).some((value) => reached.has(value)))
+      for (const value of node.outputs) reached.add(value);
   }
   return reached;
 }
@@ -22,7 +23,7 @@ export function dependencies(
   const reached = new Set(of);
   for (const node of [...program.nodes].reverse()) {
     if (!node.outputs.some((value) => reached.has(value) && through(value))) continue;
-    for (const value of node.inputs) reached.add(value);
+    for (const value of sourcesOf(node)) reached.add(value);
   }
   return reached;
 }

@@ -7,32 +7,37 @@ import { sameShape } from './tensor.ts';
 /** What a rule makes of a node: another node with the same outputs, or a value that stands for its only output. */
 type Rewritten = Node | Value | undefined;
 
-type Rule = (node: Node, uses: ReadonlyMap<Value, number>) => Rewritten;
+/** @param uses how often each value is read, by its id */
+type Rule = (node: Node, uses: ReadonlyMap<number, number>) => Rewritten;
 
 /** Applies every rule to every node, in order, once. */
 export function rewrite(program: Program): Program {
   const uses = countUses(program);
+  return rewired(program, (node) => applyRules(node, uses));
+}
+
+/**
+ * The program with every node replaced by what `change` makes of it: itself, another node with the same outputs, or a
+ * value that stands for its only output. `change` sees inputs that are replaced already.
+ */
+export function rewired(program: Program, change: (node: Node) => Node | Value): Program {
   const replacement = new Map<Value, Value>();
   const resolve = (value: Value) => replacement.get(value) ?? value;
   const nodes: Node[] = [];
   for (const original of program.nodes) {
     const inputs = original.inputs.map(resolve);
-    const rewired = inputs.every((value, at) => value === original.inputs[at])
+    const node = inputs.every((value, at) => value === original.inputs[at])
       ? original
       : ({ ...original, inputs } as Node);
-    const rewritten = applyRules(rewired, uses);
-    if ('node' in rewritten) replacement.set(original.outputs[0] as Value, rewritten);
-    else if (rewritten === original) nodes.push(original);
-    else {
-      nodes.push(takeOver(rewritten, original.outputs, replacement));
-      for (const value of original.outputs) uses.set(resolve(value), uses.get(value) ?? 0);
-    }
+    const changed = change(node);
+    if ('node' in changed) replacement.set(original.outputs[0] as Value, changed);
+    else nodes.push(changed === original ? original : takeOver(changed, original.outputs, replacement));
   }
   const outputs = new Map([...program.outputs].map(([name, value]) => [name, resolve(value)]));
   return { ...program, nodes, outputs };
 }
 
-function applyRules(node: Node, uses: ReadonlyMap<Value, number>): Node | Value {
+function applyRules(node: Node, uses: ReadonlyMap<number, number>): Node | Value {
   let current = node;
   for (const rule of rules) {
     const rewritten = rule(current, uses);
@@ -43,11 +48,11 @@ function applyRules(node: Node, uses: ReadonlyMap<Value, number>): Node | Value 
   return current;
 }
 
-/** How often each value is read. */
-function countUses(program: Program): Map<Value, number> {
-  const uses = new Map<Value, number>();
+/** How often each value is read, by its id: what takes a value over keeps the id. */
+function countUses(program: Program): Map<number, number> {
+  const uses = new Map<number, number>();
   const used = [...program.nodes.flatMap((node) => node.inputs), ...program.outputs.values()];
-  for (const value of used) uses.set(value, (uses.get(value) ?? 0) + 1);
+  for (const { id } of used) uses.set(id, (uses.get(id) ?? 0) + 1);
   return uses;
 }
 
@@ -102,19 +107,27 @@ const scatterInPlace: Rule = (node, uses) => {
   for (const [at, scattered] of node.inputs.entries()) {
     const { node: scatter } = scattered;
     const other = node.inputs[1 - at] as Value;
-    if (scatter.primitive !== 'scatterAdd' || uses.get(scattered) !== 1 || other === scattered) continue;
+    if (scatter.primitive !== 'scatterAdd' || uses.get(scattered.id) !== 1 || other === scattered) continue;
     const [data, indices, updates] = scatter.inputs as readonly [Value, Value, Value];
-    if (isZeros(data) && sameShape(other.shape, scattered.shape))
+    if (isFilledWith(data, 0) && sameShape(other.shape, scattered.shape))
       return { ...scatter, inputs: [other, indices, updates] };
   }
   return undefined;
 };
 
-function isZeros({ node }: Value): boolean {
-  if (node.primitive === 'expand') return isZeros(node.inputs[0] as Value);
-  if (node.primitive !== 'constant') return false;
+/** A factor of one changes nothing. */
+const dropOne: Rule = (node) => {
+  if (node.primitive !== 'multiply') return undefined;
+  const [a, b] = node.inputs as readonly [Value, Value];
+  if (isFilledWith(b, 1) && sameShape(a.shape, node.outputs[0]?.shape ?? [])) return a;
+  return isFilledWith(a, 1) && sameShape(b.shape, node.outputs[0]?.shape ?? []) ? b : undefined;
+};
+
+function isFilledWith({ node, dtype }: Value, number: number): boolean {
+  if (node.primitive === 'expand') return isFilledWith(node.inputs[0] as Value, number);
+  if (node.primitive !== 'constant' || dtype === 'float16' || dtype === 'bfloat16') return false;
   const { data } = node.attributes.tensor;
-  return data.length === 1 && Number(data[0]) === 0;
+  return data.length === 1 && Number(data[0]) === number;
 }
 
 /** A constant in another floating type is a constant: frozen weights are rounded here, once, and kept as they are used. */
@@ -127,4 +140,4 @@ const foldCasts: Rule = (node) => {
   return { primitive: 'constant', inputs: [], attributes: { tensor }, outputs: node.outputs };
 };
 
-const rules: readonly Rule[] = [dropExpand, mergeReshapes, scatterInPlace, foldCasts];
+const rules: readonly Rule[] = [dropExpand, dropOne, mergeReshapes, scatterInPlace, foldCasts];

@@ -152,6 +152,7 @@ export const shapeRules: { readonly [P in Primitive]: ShapeRule<P> } = {
   erf: unary(),
   silu: { ...unary(), flops: (inputs) => 2 * perInputElement(inputs) },
   detach: { types: (inputs) => [at(arity(inputs, 1), 0)], flops: free },
+  after: { types: (inputs) => [at(inputs, 0)], flops: free },
   equal: comparison(),
   less: comparison(),
   where: {

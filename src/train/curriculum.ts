@@ -104,7 +104,11 @@ async function runStage(
   interrupted: boolean;
 }> {
   const { train, seed } = experiment;
-  const plan = planStage({ experiment, model, tokenizer, examples, clips, parameters }, index, names);
+  const plan = planStage(
+    { experiment, model, tokenizer, examples, clips, parameters, inPlace: engine.inPlace },
+    index,
+    names,
+  );
   const { stage, rows, shape, options } = plan;
   const { trainable } = options;
   const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
@@ -112,6 +116,7 @@ async function runStage(
     `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
       `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
   );
+  if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
   const state = await trainingState(
     { engine, ...options },
     startMoments.size === 0

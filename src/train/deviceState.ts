@@ -3,7 +3,7 @@
  * step. Without accumulation all of it is one program; with it, one program adds up gradients and one updates.
  */
 import { type DeviceTensor, type Executable, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
-import { multiply } from '../tensor/operations.ts';
+import { detach, filled, multiply } from '../tensor/operations.ts';
 import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
@@ -19,6 +19,7 @@ import {
   overflows,
   precisionInputs,
   prefixed,
+  recomputeLayers,
   type StepOptions,
   type StepResult,
   supervisedTokens,
@@ -44,7 +45,9 @@ function updates(
       correction1: inputs.correction1 as Value,
       correction2: inputs.correction2 as Value,
     };
-    const outputs: Record<string, Value> = { gradientNorm: norm };
+    // A value that nobody reads: programs run from such values, the first one first. From here on all gradients come
+    // one after the other; the first update would ask for one of them alone, and hold what the others read.
+    const outputs: Record<string, Value> = { gradientNorm: detach(norm) };
     for (const [index, name] of names.entries()) {
       const gradient = multiply(summedGradients[index] as Value, factor);
       const state = { first: inputs[`first.${name}`] as Value, second: inputs[`second.${name}`] as Value };
@@ -57,7 +60,8 @@ function updates(
   });
 }
 
-function fusedProgram(options: StepOptions): Program {
+/** Loss, gradients and update in one program. */
+export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
   const { trainable, objective, optimizer, clipNorm } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
@@ -68,10 +72,11 @@ function fusedProgram(options: StepOptions): Program {
     ...scalarInputs,
     ...precisionInputs(options),
   };
-  return trace<string>({ ...types, ...objective.inputs }, (inputs) => {
+  const program = trace<string>({ ...types, ...objective.inputs }, (inputs) => {
     const { loss, gradients } = lossAndGradients(options, inputs);
     return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
   });
+  return recomputeLayers(program, options.recompute ?? []);
 }
 
 function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program {
@@ -90,6 +95,17 @@ function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program
       names,
       inputs,
       names.map((name) => inputs[`gradient.${name}`] as Value),
+    ),
+  );
+}
+
+const sumName = (name: string) => `sum.${name}`;
+
+/** The sums of gradients before the first micro-batch. */
+function zeroProgram({ trainable }: StepOptions): Program {
+  return trace({}, () =>
+    Object.fromEntries(
+      [...trainable].map(([name, { shape }]) => [sumName(name), filled('float32', shape, 0)]),
     ),
   );
 }
@@ -114,6 +130,9 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         names.map((name) => `gradient.${name}`),
       );
   const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
+  // Where every window's sums begin: on the device too, or each step would bring up as many zeros as there are
+  // parameters.
+  const zeroSums = fused ? {} : await (await compile(zeroProgram(options), names.map(sumName))).run({});
 
   const zero = (name: string) => zeros('float32', trainable.get(name)?.shape ?? []);
   const state: Record<string, Feed> = Object.fromEntries(
@@ -158,14 +177,17 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     scaleFeed: Readonly<Record<string, Tensor>>,
   ) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
-    let sums: Record<string, Feed> = Object.fromEntries(names.map((name) => [name, zero(name)]));
+    let sums: Record<string, Feed> = zeroSums;
     let loss = 0;
     for (const batch of window) {
-      const fed = Object.fromEntries(names.map((name) => [`sum.${name}`, sums[name] as Feed]));
-      const outputs = await program.run({ ...trained, ...fed, ...scaleFeed, ...batch.feeds });
+      const before = sums;
+      const outputs = await program
+        .run({ ...trained, ...before, ...scaleFeed, ...batch.feeds })
+        .finally(() => {
+          if (before !== zeroSums) dispose(Object.values(before));
+        });
       loss += Number(plain(outputs, 'loss').data[0]);
-      dispose(Object.values(sums));
-      sums = Object.fromEntries(names.map((name) => [name, outputs[`gradient.${name}`] as Feed]));
+      sums = Object.fromEntries(names.map((name) => [sumName(name), outputs[`gradient.${name}`] as Feed]));
     }
     return { sums, loss };
   }
@@ -199,9 +221,10 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
       const { sums, loss } = await accumulateWindow(accumulating as Executable, window, scaleFeed);
-      const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[name] as Feed]));
-      const outputs = await (update as Executable).run({ ...state, ...fed, ...scalars });
-      dispose(Object.values(sums));
+      const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[sumName(name)] as Feed]));
+      const outputs = await (update as Executable)
+        .run({ ...state, ...fed, ...scalars })
+        .finally(() => dispose(Object.values(sums)));
       return commit(outputs, loss / supervised);
     },
     parameters: () => read(names),
@@ -211,7 +234,7 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     },
     async dispose() {
       // Device memory belongs to the program that made it: freeing it after the program ends the process.
-      dispose(Object.values(state));
+      dispose([...Object.values(state), ...Object.values(zeroSums)]);
       for (const executable of executables) await executable.dispose();
     },
   };

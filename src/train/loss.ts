@@ -1,8 +1,8 @@
 /** The loss of an audio-LLM on a batch of questions with their answers. */
 import type { AudioLlm } from '../pal/audioLlm.ts';
-import { type BatchShape, batchFeeds, batchInputs, type Row, targetLogProbabilities } from '../pal/batch.ts';
+import { type BatchShape, batchFeeds, batchInputs, type Row, targetLoss } from '../pal/batch.ts';
 import { audioTokens } from '../pal/streams.ts';
-import { multiply, negate, sum } from '../tensor/operations.ts';
+import { multiply } from '../tensor/operations.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';
@@ -13,12 +13,9 @@ export function answerObjective(model: AudioLlm, shape: BatchShape): Objective {
   return {
     inputs: { ...batchInputs(model, shape), 'target.weights': { dtype: 'float32', shape: [shape.targets] } },
     summedLoss: (parameters, inputs, scale) => {
-      const logProbabilities = targetLogProbabilities(model, parameters, inputs);
-      return scope('loss', () => {
-        const given = inputs['target.weights'] as Value;
-        const weights = scale === undefined ? given : multiply(given, scale);
-        return negate(sum(multiply(logProbabilities, weights)));
-      });
+      const given = inputs['target.weights'] as Value;
+      const weights = scale === undefined ? given : scope('loss', () => multiply(given, scale));
+      return targetLoss(model, parameters, inputs, weights);
     },
   };
 }

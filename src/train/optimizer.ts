@@ -49,8 +49,12 @@ export function adamW(
 
 /** The Euclidean norm of all gradients together. */
 export function globalNorm(gradients: readonly Value[]): Value {
-  const squares = gradients.map((gradient) => sum(multiply(gradient, gradient)));
-  return sqrt(squares.reduce((total, square) => add(total, square)));
+  // In the order in which the gradients come, each one's share as soon as it is there: a walk from the norm then meets
+  // the layers as the backward pass does, and frees what they hold one after the other.
+  const inOrder = [...gradients].sort((a, b) => a.id - b.id);
+  const square = (gradient: Value) => sum(multiply(gradient, gradient));
+  const [first, ...rest] = inOrder as [Value, ...Value[]];
+  return sqrt(rest.reduce((total, gradient) => add(total, square(gradient)), square(first)));
 }
 
 /** The factor that brings the norm down to `limit`, 1 where it is below. */

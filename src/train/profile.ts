@@ -79,9 +79,19 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const { clips } = await encodeClips(experiment, encoders, training, watch);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;
-    const sources = { experiment, model, tokenizer: llm.tokenizer, examples: heard, clips, parameters };
+    const { inPlace } = engine;
+    const sources = {
+      experiment,
+      model,
+      tokenizer: llm.tokenizer,
+      examples: heard,
+      clips,
+      parameters,
+      inPlace,
+    };
     const plan = planStage(sources, index, trainable);
     const { stage, rows, shape, options: compiled } = plan;
+    if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
     const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
     const state = await trainingState({ engine, ...compiled });
     const wallMs: number[] = [];

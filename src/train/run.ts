@@ -14,6 +14,7 @@ import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } fr
 import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
+import { markRunning } from './lastRun.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
@@ -43,10 +44,20 @@ export interface RunResult {
  * @throws the errors of every part, each naming what is wrong, where, and what to do
  */
 export async function runTraining(experiment: Experiment, options: RunOptions): Promise<RunResult> {
+  const { dir } = experiment.run;
+  await mkdir(join(dir, 'checkpoints'), { recursive: true });
+  const unmark = await markRunning(dir, options.watch.note);
+  try {
+    return await trainAndEvaluate(experiment, options);
+  } finally {
+    unmark();
+  }
+}
+
+async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Promise<RunResult> {
   const { watch, resume, interrupted = () => false } = options;
   const { dir } = experiment.run;
   const checkpoints = join(dir, 'checkpoints');
-  await mkdir(checkpoints, { recursive: true });
   await writeFileAtomic(join(dir, 'config.yaml'), formatExperiment(experiment));
   await writeFileAtomic(
     join(dir, 'environment.json'),
@@ -76,6 +87,9 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       mustFit(checkpoint, experiment, parameters, checkpoints);
       watch.note(`resuming after step ${checkpoint.progress.step}`);
     }
+    const rethrow = async (error: unknown) => {
+      throw await withCheckpoint(error, checkpoints, resume);
+    };
     const metrics = await openMetrics(join(dir, 'metrics.jsonl'), checkpoint?.progress.step ?? 0);
     const result = await runCurriculum({
       experiment,
@@ -93,9 +107,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       watch,
       interrupted,
     })
-      .catch(async (error: unknown) => {
-        throw await withCheckpoint(error, checkpoints, resume);
-      })
+      .catch(rethrow)
       .finally(metrics.close);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
     await saveModel(join(dir, 'model'), model, llm, result.parameters);
@@ -110,7 +122,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
       trainingExamples,
       encoded: { clips, skipped },
       watch,
-    });
+    }).catch(rethrow);
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();

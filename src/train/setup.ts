@@ -234,7 +234,7 @@ export function selectParameters(
 /** A hash of what decides a run's numbers; a checkpoint of another configuration is not resumed. */
 export function configHash(experiment: Experiment): string {
   const { run: _, eval: __, name: ___, train, ...rest } = experiment;
-  const { maxSteps: ____, checkpoint: _____, ...training } = train;
+  const { maxSteps: ____, checkpoint: _____, recompute: ______, ...training } = train;
   return createHash('sha256')
     .update(JSON.stringify({ ...rest, train: training }))
     .digest('hex');

@@ -8,8 +8,10 @@ import { answerIds, promptIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { answerObjective } from './loss.ts';
 import type { DataOrder } from './order.ts';
+import { chooseRecomputation, type Recomputation } from './recomputation.ts';
 import { RunError, selectParameters } from './setup.ts';
 import type { StepOptions } from './step.ts';
+import { stepProgram } from './trainingState.ts';
 
 export type Stage = Experiment['train']['stages'][number];
 
@@ -64,6 +66,8 @@ export interface StageSources {
   readonly clips: ReadonlyMap<string, ClipFeatures>;
   /** All of the model's, as they are when the stage begins. */
   readonly parameters: ParameterTensors;
+  /** As the engine's: it decides what is in the step's program. */
+  readonly inPlace: boolean;
 }
 
 export interface StagePlan {
@@ -73,12 +77,14 @@ export interface StagePlan {
   readonly shape: BatchShape;
   /** What the stage's step is compiled from. */
   readonly options: Omit<StepOptions, 'engine'>;
+  /** Which layers compute their activations again, where some are asked for. */
+  readonly recomputation: Recomputation | undefined;
 }
 
 /**
  * Plans stage number `index`.
  * @param names the parameters that it trains
- * @throws RunError when its filter leaves no example
+ * @throws RunError when its filter leaves no example, or `train.recompute` asks for what cannot be
  */
 export function planStage(sources: StageSources, index: number, names: ReadonlySet<string>): StagePlan {
   const { experiment, model, tokenizer, examples, clips, parameters } = sources;
@@ -92,19 +98,25 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
     targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
   };
+  const options = {
+    objective: answerObjective(model, shape),
+    trainable: pick(parameters, names),
+    frozen: new Map([...parameters].filter(([name]) => !names.has(name))),
+    optimizer: train.optimizer,
+    clipNorm: train.clipNorm,
+    precision: train.precision,
+    accumulate: train.accumulate,
+  };
+  const recomputation =
+    train.recompute.kind === 'none'
+      ? undefined
+      : chooseRecomputation(train.recompute, stepProgram(options, sources.inPlace), model.llm.layers);
   return {
     stage,
     rows,
     shape,
-    options: {
-      objective: answerObjective(model, shape),
-      trainable: pick(parameters, names),
-      frozen: new Map([...parameters].filter(([name]) => !names.has(name))),
-      optimizer: train.optimizer,
-      clipNorm: train.clipNorm,
-      precision: train.precision,
-      accumulate: train.accumulate,
-    },
+    options: { ...options, recompute: recomputation?.layers ?? [] },
+    recomputation,
   };
 }
 

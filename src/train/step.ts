@@ -5,6 +5,7 @@ import { add, divide } from '../tensor/operations.ts';
 import { frozen, type Parameters, type ParameterTensors, parameterInputs } from '../tensor/parameters.ts';
 import type { Precision } from '../tensor/precision.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
+import { recomputableRegions, recompute } from '../tensor/recompute.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { trace, withPrecision } from '../tensor/trace.ts';
 import { type LossScale, needsLossScale, smallestLossScale } from './lossScale.ts';
@@ -41,10 +42,15 @@ export interface StepOptions {
   readonly precision?: Precision;
   /** Micro-batches per step. */
   readonly accumulate: number;
+  /** Layers whose activations the backward pass computes again; none when left out. */
+  readonly recompute?: readonly number[];
 }
 
 /** What a loss is differentiated for. */
-export type Differentiated = Pick<StepOptions, 'objective' | 'trainable' | 'frozen' | 'precision'>;
+export type Differentiated = Pick<
+  StepOptions,
+  'objective' | 'trainable' | 'frozen' | 'precision' | 'recompute'
+>;
 
 /** What the loss is multiplied by before it is differentiated; fed where the precision takes a loss scale. */
 export const lossScaleInput = 'loss.scale';
@@ -68,7 +74,7 @@ export function gradientProgram(
   const own = parameterInputs(options.trainable);
   const sums = accumulates ? prefixed('sum.', own) : {};
   const types = { ...own, ...sums, ...precisionInputs(options), ...options.objective.inputs };
-  return trace<string>(types, (inputs) => {
+  const program = trace<string>(types, (inputs) => {
     const { loss, gradients: parts } = lossAndGradients(options, inputs);
     const outputs = [...parts].map(([name, part]) => [
       `gradient.${name}`,
@@ -76,6 +82,7 @@ export function gradientProgram(
     ]);
     return { loss, ...Object.fromEntries(outputs) };
   });
+  return recomputeLayers(program, options.recompute ?? []);
 }
 
 /** The loss, and its gradient for every trained parameter. */
@@ -96,6 +103,17 @@ export function lossAndGradients(
   });
   const loss = scale === undefined ? scaled : divide(scaled, scale);
   return { loss, gradients: new Map(names.map((name, at) => [name, parts[at] as Value])) };
+}
+
+/** The scope of a decoder layer's values. */
+export function layerScope(layer: number): string {
+  return `layers.${layer}`;
+}
+
+/** The program with the activations of these layers computed again for their backward pass. */
+export function recomputeLayers(program: Program, layers: readonly number[]): Program {
+  if (layers.length === 0) return program;
+  return recompute(program, recomputableRegions(program, layers.map(layerScope)));
 }
 
 /** The types under other names. */

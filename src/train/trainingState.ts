@@ -1,7 +1,8 @@
 /** Where a stage's parameters and moments live while it trains. */
-import { deviceState } from './deviceState.ts';
+import type { Program } from '../tensor/program.ts';
+import { deviceState, fusedProgram } from './deviceState.ts';
 import { hostState } from './hostState.ts';
-import type { OptimizerState, StepOptions, TrainingState } from './step.ts';
+import { gradientProgram, type OptimizerState, type StepOptions, type TrainingState } from './step.ts';
 
 /**
  * Compiles the training step and takes over its state.
@@ -10,4 +11,13 @@ import type { OptimizerState, StepOptions, TrainingState } from './step.ts';
  */
 export function trainingState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
   return options.engine.inPlace ? hostState(options, start) : deviceState(options, start);
+}
+
+/**
+ * The program that a step runs for every micro-batch.
+ * @param inPlace as the engine's
+ */
+export function stepProgram(options: Omit<StepOptions, 'engine'>, inPlace: boolean): Program {
+  const accumulates = options.accumulate > 1;
+  return inPlace || accumulates ? gradientProgram(options, { accumulates }) : fusedProgram(options);
 }

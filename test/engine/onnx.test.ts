@@ -153,6 +153,39 @@ describe('the engine', () => {
     );
   });
 
+  it('adds into a feed where it lies, and refuses to write over one that is still read', async () => {
+    const rows = { dtype: 'float32', shape: [2 ** 16] } as const;
+    const numbers = () =>
+      float32(
+        rows.shape,
+        Float32Array.from({ length: 2 ** 16 }, (_, at) => at),
+      );
+    const sums = await engine.compile(
+      trace({ sum: rows, x: rows }, ({ sum, x }) => ({ y: ops.add(sum, ops.exp(x)) })),
+    );
+    const total = numbers();
+    const zero = float32(rows.shape, new Float32Array(2 ** 16));
+    await sums.run({ sum: total, x: zero }, { y: total });
+    await sums.run({ sum: total, x: zero }, { y: total });
+    expect(total.data.every((value, at) => value === at + 2)).toBe(true);
+
+    const programs = [
+      trace({ sum: rows, x: rows }, ({ sum, x }) => ({ y: ops.add(sum, x), z: ops.exp(sum) })),
+      trace({ sum: rows, x: rows }, ({ sum, x }) => ({ y: ops.add(x, sum) })),
+      trace({ sum: rows, x: rows }, ({ sum, x }) => ({ y: ops.add(ops.exp(sum), x) })),
+    ];
+    for (const program of programs) {
+      const executable = await engine.compile(program);
+      const before = numbers();
+      await expect(executable.run({ sum: before, x: zero }, { y: before })).rejects.toThrow(
+        'output "y" cannot be written over input "sum"',
+      );
+      expect(before.data).toEqual(numbers().data);
+      await executable.dispose();
+    }
+    await sums.dispose();
+  });
+
   it('runs the nodes in the order that decides the memory', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'palkit-order-'));
     const deep = trace({ x: { dtype: 'float32', shape: [8, 8] } }, ({ x }) => {

@@ -11,9 +11,10 @@ import { type HalfType, halfTypes } from '../../src/tensor/precision.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { trace, withPrecision } from '../../src/tensor/trace.ts';
+import { gradientProgram, lossScaleInput } from '../../src/train/step.ts';
 import { cases } from '../tensor/arbitrary.ts';
 import { drawCase } from './primitiveCase.ts';
-import { relative, type Step, smallStep } from './smallStep.ts';
+import { batch, relative, type Step, smallOptions, smallStep } from './smallStep.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -144,6 +145,22 @@ describe('a whole training step in a half type', () => {
       if (name.endsWith('proj.weight'))
         expect(relative(values, found.parameters[name] as number[])).toBeLessThan(5e-2);
   });
+});
+
+it.each(halfTypes)('%s: activations that are computed again give the same bits', async (half) => {
+  const options = smallOptions(engine, 1, half);
+  const scale = half === 'float16' ? { [lossScaleInput]: float32([], [8]) } : {};
+  const feeds = { ...Object.fromEntries(options.trainable), ...scale, ...batch.feeds };
+  const gradientsOf = async (recompute: readonly number[]) => {
+    const program = gradientProgram({ ...options, recompute });
+    const executable = await engine.compile(program);
+    const outputs = await executable.run(feeds);
+    await executable.dispose();
+    return { nodes: program.nodes.length, outputs };
+  };
+  const [held, again] = [await gradientsOf([]), await gradientsOf([1, 2, 3])];
+  expect(again.nodes).toBeGreaterThan(held.nodes);
+  expect(again.outputs).toEqual(held.outputs);
 });
 
 describe('what an engine says of half types', () => {

@@ -1,44 +1,16 @@
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { howToGetADevice, runOnDevice } from './onDevice.ts';
 import { relative, type Step } from './smallStep.ts';
-
-/** Debian's chromium package ships a Vulkan device in software. */
-const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
-
-/** What a module of this folder prints on a provider, or why it does not. */
-function run<T>(module: string, ...given: readonly string[]): T | string {
-  const software = existsSync(softwareDevice) && process.env.VK_ICD_FILENAMES === undefined;
-  const child = spawnSync(
-    process.execPath,
-    ['node_modules/tsx/dist/cli.mjs', `test/engine/${module}.ts`, ...given],
-    {
-      encoding: 'utf8',
-      maxBuffer: 2 ** 28,
-      timeout: 110_000,
-      env: {
-        ...process.env,
-        XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? mkdtempSync(join(tmpdir(), 'palkit-')),
-        ...(software && { VK_ICD_FILENAMES: softwareDevice }),
-      },
-    },
-  );
-  return child.status === 0
-    ? (JSON.parse(child.stdout) as T)
-    : `${child.stderr}`.trim().split('\n').at(-1) || 'no device';
-}
+import type { Traffic } from './stepTraffic.ts';
 
 describe('a training step on webgpu', () => {
-  const found = run<Step>('trainingStep', 'webgpu');
+  const found = runOnDevice<Step>('trainingStep', ['webgpu']);
   if (typeof found === 'string') {
     console.warn(`webgpu is skipped: ${found}`);
-    it.skip(`no WebGPU device here (${found}); on Debian, apt-get install chromium libvulkan1 gives one in software`, () =>
-      undefined);
+    it.skip(`no WebGPU device here (${found}); ${howToGetADevice}`, () => undefined);
     return;
   }
-  const cpu = run<Step>('trainingStep', 'cpu') as Step;
+  const cpu = runOnDevice<Step>('trainingStep', ['cpu']) as Step;
 
   it('gives the loss and the gradients of the cpu to 1e-3', () => {
     expect(Object.keys(found.gradients)).toEqual(Object.keys(cpu.gradients));
@@ -57,9 +29,22 @@ describe('a training step on webgpu', () => {
     }
   });
 
+  it.each([1, 2])(
+    'takes up nothing but the batch and the scalars, and down nothing but loss and norm, with %d micro-batches',
+    (accumulate) => {
+      const traffic = runOnDevice<Traffic>('stepTraffic', ['webgpu', String(accumulate)]) as Traffic;
+      expect(traffic.up).toEqual(
+        [...traffic.batch, 'correction1', 'correction2', 'learningRate', 'scale'].sort(),
+      );
+      expect(traffic.down).toEqual(['gradientNorm', 'loss']);
+      expect(traffic.runs).toBe(accumulate === 1 ? 1 : accumulate + 1);
+      expect(traffic.stateBytes).toBeGreaterThan(10 * traffic.upBytes);
+    },
+  );
+
   it('computes every primitive as the reference does, on the device', () => {
     type Report = Record<string, { deviation: number; elsewhere: string[] }>;
-    const report = run<Report>('primitivesOnProvider', 'webgpu') as Report;
+    const report = runOnDevice<Report>('primitivesOnProvider', ['webgpu']) as Report;
     expect(Object.keys(report).length).toBeGreaterThan(25);
     for (const { deviation } of Object.values(report)) expect(deviation).toBeLessThan(1e-5);
     const elsewhere = Object.entries(report).filter((entry) => entry[1].elsewhere.length > 0);
@@ -70,7 +55,7 @@ describe('a training step on webgpu', () => {
   });
 
   it('computes in float16 as float32 does, or says that the device has none; bfloat16 it has never', () => {
-    const { float16, bfloat16 } = run<Record<string, string>>('halfOnProvider', 'webgpu') as Record<
+    const { float16, bfloat16 } = runOnDevice<Record<string, string>>('halfOnProvider', ['webgpu']) as Record<
       string,
       string
     >;
@@ -79,7 +64,7 @@ describe('a training step on webgpu', () => {
       expect(float16).toContain('the device does not support it');
       return;
     }
-    const half = run<Step>('trainingStep', 'webgpu', 'float16') as Step;
+    const half = runOnDevice<Step>('trainingStep', ['webgpu', 'float16']) as Step;
     const [loss = 0] = cpu.gradients.loss as number[];
     expect(Math.abs((half.gradients.loss?.[0] as number) / loss - 1)).toBeLessThan(1e-3);
     for (const [name, values] of Object.entries(cpu.gradients))

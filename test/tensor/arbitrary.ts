@@ -117,6 +117,24 @@ export const cases: { readonly [P in Exclude<Primitive, 'input'>]: Draw } = {
       model: ({ x, held }) => ops.multiply(x as Value, ops.detach(held as Value)),
     };
   },
+  after: (random) => {
+    const [dims, other] = [shape(random, random.integer(3)), shape(random, random.integer(3))];
+    return {
+      inputs: { x: float(dims), other: float(other), whole: { dtype: 'int32', shape: other } },
+      differentiable: ['x'],
+      feeds: {
+        x: normals(random, sizeOf(dims)),
+        other: normals(random, sizeOf(other)),
+        whole: Array.from({ length: sizeOf(other) }, () => random.integer(9)),
+      },
+      // The others are computed for their own sake as well: what is not is not waited for.
+      model: ({ x, other, whole }) => {
+        const others = [ops.exp(other as Value), whole as Value];
+        const waited = ops.after(ops.exp(x as Value), others);
+        return ops.add(waited, ops.sum(ops.detach(others[0] as Value)));
+      },
+    };
+  },
   equal: binary((a, b) => ops.add(ops.cast(ops.equal(a, b), a.dtype), ops.add(a, b))),
   less: binary((a, b) => ops.add(ops.cast(ops.less(a, b), a.dtype), ops.add(a, b))),
   where: (random) => {

@@ -32,6 +32,35 @@ function mustAgree(program: Program): Program {
 }
 
 describe('rewrites', () => {
+  it('a factor of one is dropped, where nothing is repeated by it', () => {
+    const one = (shape: readonly number[]) => ops.filled('float64', shape, 1);
+    const simple = mustAgree(
+      trace({ x: matrix }, ({ x }) => ({
+        a: ops.exp(ops.multiply(x, one([]))),
+        b: ops.exp(ops.multiply(one([3, 4]), x)),
+        c: ops.multiply(ops.sum(x, [0]), one([3, 4])),
+      })),
+    );
+    expect(count(simple, 'multiply')).toBe(1);
+  });
+
+  it('nothing is computed only to be waited for', () => {
+    const simple = mustAgree(
+      trace({ x: matrix, y: matrix }, ({ x, y }) => {
+        const [needed, unneeded] = [ops.exp(y), ops.log(ops.exp(y))];
+        return {
+          a: ops.after(ops.negate(x), [unneeded]),
+          b: ops.exp(ops.after(ops.negate(x), [unneeded, needed])),
+          c: needed,
+        };
+      }),
+    );
+    expect(count(simple, 'log')).toBe(0);
+    expect(
+      simple.nodes.filter(({ primitive }) => primitive === 'after').map(({ inputs }) => inputs.length),
+    ).toEqual([2]);
+  });
+
   it('an operand that arithmetic repeats by itself is not written out', () => {
     const simple = mustAgree(
       trace({ x: matrix, y: matrix }, ({ x, y }) => ({

@@ -11,14 +11,20 @@ export type Outcome<T> =
   | { readonly ok: true; readonly answer: T }
   | { readonly ok: false; readonly reason: string };
 
-/** SwiftShader, a GPU in software, as Debian's chromium package brings it. */
-const softwareDevice = '/usr/lib/chromium/vk_swiftshader_icd.json';
+/** Debian's chromium package brings SwiftShader, a GPU in software, and a Vulkan loader that finds it. */
+const chromium = '/usr/lib/chromium';
 
 /** The variables under which WebGPU finds a device in software; undefined where none is installed. */
 export function softwareEnvironment(): Environment | undefined {
-  return existsSync(softwareDevice)
-    ? { VK_ICD_FILENAMES: softwareDevice, XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir() }
-    : undefined;
+  const driver = `${chromium}/vk_swiftshader_icd.json`;
+  if (!existsSync(driver)) return undefined;
+  const { LD_LIBRARY_PATH: own, XDG_RUNTIME_DIR = tmpdir() } = process.env;
+  return {
+    VK_ICD_FILENAMES: driver,
+    XDG_RUNTIME_DIR,
+    // After the folders that are named already: a loader of the system's is as good.
+    LD_LIBRARY_PATH: own === undefined ? chromium : `${own}:${chromium}`,
+  };
 }
 
 /**

@@ -15,11 +15,11 @@ import {
   type Feed,
   isDeviceTensor,
 } from '../engine.ts';
-import { checkFeeds, checkInto, checkKept, checkOverwriting } from '../feeds.ts';
+import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
 import { tryHalf } from '../halfTrial.ts';
 import { type CudaOptions, chooseTf32, cudaProvider } from './cuda.ts';
-import { runError } from './failure.ts';
-import { endingName, type LoweredProgram, lowerProgram, type Provider } from './lower.ts';
+import { compileError, runError } from './failure.ts';
+import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
 
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
@@ -32,6 +32,12 @@ export interface OnnxEngineOptions extends CudaOptions {
   /** Measures every kernel of what is compiled, and tells when a program is disposed. Measuring costs some time. */
   readonly onProfile?: (profile: ProgramProfile) => void;
 }
+
+/**
+ * Constants from here on are read by ONNX Runtime where they lie, in place of being copied into a model. Shapes and
+ * axes, which its shape inference wants to see, are far smaller.
+ */
+const externalFromBytes = 65_536;
 
 /** A tensor of ONNX Runtime under the engine's contract. */
 interface OnnxDeviceTensor extends DeviceTensor {
@@ -67,10 +73,14 @@ export function onnxEngine({
     alone = false,
   ): Promise<Executable> {
     const kept = checkKept(program, keepOnDevice);
-    const lowered = lowerProgram(program, provider, { ending: provider === 'cpu' });
+    // The model is let go as soon as there is a session: it can be large.
+    const { model, external, ...lowered } = lowerProgram(program, provider, {
+      ending: provider === 'cpu',
+      externalFrom: externalFromBytes,
+    });
     const profiles = onProfile === undefined ? undefined : await mkdtemp(join(tmpdir(), 'palkit-profile-'));
     if (profiles !== undefined) profileFolders.add(profiles);
-    const session = await createSession(lowered.model, {
+    const session = await createSession(model, {
       executionProviders: alone || provider === 'cpu' ? [own] : [own, 'cpu'],
       ...(alone && provider !== 'cpu' && { extra: { session: { disable_cpu_ep_fallback: '1' } } }),
       intraOpNumThreads: threads,
@@ -80,6 +90,7 @@ export function onnxEngine({
       enableMemPattern: false,
       // A trial that fails says so by itself.
       logSeverityLevel: alone ? 4 : 3,
+      ...(external.length > 0 && { externalData: external }),
       ...(profiles !== undefined && { enableProfiling: true, profileFilePrefix: join(profiles, 'run') }),
       ...(provider === 'webgpu' && {
         preferredOutputLocation: Object.fromEntries(
@@ -88,10 +99,11 @@ export function onnxEngine({
       }),
     });
     open.add(session);
+    const readers = inputReaders(lowered.program);
     return {
       async run(feeds, into = {}) {
         const held = feedsOf(program, feeds);
-        if (provider === 'cpu') checkOverwriting(lowered.program, feeds, into);
+        if (provider === 'cpu') checkOverwriting(lowered.program, readers, feeds, into);
         const outputs =
           provider === 'cpu'
             ? await runInto(session, held, lowered, into)
@@ -125,12 +137,7 @@ export function onnxEngine({
     try {
       return await ort.InferenceSession.create(model, options);
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      const advice =
-        provider === 'cpu'
-          ? ''
-          : `\nIs a ${provider} device there? \`palkit doctor\` checks and says what to install.`;
-      throw new EngineError(`ONNX Runtime (${provider}) does not take the program: ${reason}${advice}`);
+      throw compileError(error, provider);
     }
   }
 
@@ -186,31 +193,32 @@ function mustBeUnset(options: CudaOptions, provider: Provider): void {
 async function runInto(
   session: ort.InferenceSession,
   feeds: Record<string, ort.Tensor>,
-  lowered: LoweredProgram,
+  lowered: LoweredValues,
   into: Readonly<Record<string, Tensor>>,
 ): Promise<Record<string, ort.Tensor>> {
   const { program } = lowered;
   checkInto(program, into);
-  const outputs = Object.fromEntries(
-    [...program.outputs].map(([name, { dtype, shape }]) => {
-      const data = into[name]?.data ?? allocate(dtype, sizeOf(shape));
-      return [name, new ort.Tensor(dtype as 'float32', data as Float32Array, shape)];
-    }),
-  );
   try {
-    await session.run(feeds, { [endingName]: null, ...outputs });
+    const outputs = Object.fromEntries(
+      [...program.outputs].map(([name, { dtype, shape }]) => {
+        const data = into[name]?.data ?? allocate(dtype, sizeOf(shape));
+        return [name, new ort.Tensor(dtype as 'float32', data as Float32Array, shape)];
+      }),
+    );
+    await session.run(feeds, { [endingName]: null, ...outputs }).catch((error: unknown) => {
+      if (!(error instanceof Error && error.message.startsWith('Non tensor type'))) throw error;
+    });
+    return outputs;
   } catch (error) {
-    if (!(error instanceof Error && error.message.startsWith('Non tensor type')))
-      throw runError(error, lowered);
+    throw runError(error, lowered);
   }
-  return outputs;
 }
 
 /** Ends the session's measuring and takes the file that it leaves. */
 async function collectProfile(
   session: ort.InferenceSession,
   folder: string,
-  lowered: LoweredProgram,
+  lowered: LoweredValues,
 ): Promise<ProgramProfile> {
   session.endProfiling();
   const [file] = await readdir(folder);

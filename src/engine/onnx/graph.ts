@@ -6,9 +6,6 @@ import {
   AttributeProtoSchema,
   type NodeProto,
   NodeProtoSchema,
-  type TensorProto,
-  TensorProto_DataType,
-  TensorProtoSchema,
   TensorShapeProto_DimensionSchema,
   TensorShapeProtoSchema,
   TypeProto_SequenceSchema,
@@ -19,24 +16,15 @@ import {
 } from 'onnx-buf';
 import { castTensor } from '../../tensor/halfPrecision.ts';
 import type { ValueType } from '../../tensor/program.ts';
-import { type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
+import { allocate, type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
+import { type Initializers, initializers, onnxDType } from './initializers.ts';
 
 export type AttributeValue = number | string | { readonly float: number } | readonly number[];
 
-export const onnxDType: Readonly<Record<DType, TensorProto_DataType>> = {
-  float32: TensorProto_DataType.FLOAT,
-  float16: TensorProto_DataType.FLOAT16,
-  bfloat16: TensorProto_DataType.BFLOAT16,
-  float64: TensorProto_DataType.DOUBLE,
-  int32: TensorProto_DataType.INT32,
-  int64: TensorProto_DataType.INT64,
-  bool: TensorProto_DataType.BOOL,
-};
-
 export interface GraphBuilder {
   readonly nodes: NodeProto[];
-  readonly initializers: TensorProto[];
+  readonly initializers: Omit<Initializers, 'add'>;
   /** Adds a node of ONNX's own operators, or of `domain`. */
   node(
     operator: string,
@@ -58,10 +46,13 @@ export interface GraphBuilder {
 /** ONNX Runtime's CPU kernel of ScatterND loses updates when indices repeat and several threads run. */
 const forbiddenOperators: ReadonlySet<string> = new Set(['ScatterND']);
 
-/** @param taken the names of the program's own values */
-export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
+/**
+ * @param taken the names of the program's own values
+ * @param externalFrom bytes from which a constant lies beside the model
+ */
+export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): GraphBuilder {
   const nodes: NodeProto[] = [];
-  const initializers: TensorProto[] = [];
+  const constants = initializers(externalFrom);
   const shared = new Map<string, string>();
   const used = new Set(taken);
 
@@ -75,27 +66,20 @@ export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
     }
   }
 
-  function initializer(name: string, { dtype, shape, data }: Tensor): void {
-    const rawData = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-    initializers.push(
-      create(TensorProtoSchema, { name, dims: shape.map(BigInt), dataType: onnxDType[dtype], rawData }),
-    );
-  }
-
   function share(key: string, values: Tensor): string {
     const known = shared.get(key);
     if (known !== undefined) return known;
     const name = temporary(key);
-    initializer(name, values);
+    constants.add(name, values);
     shared.set(key, name);
     return name;
   }
 
   return {
     nodes,
-    initializers,
+    initializers: constants,
     temporary,
-    initializer,
+    initializer: constants.add,
     node(operator, inputs, outputs, attributes = {}, domain = '') {
       if (forbiddenOperators.has(operator)) {
         throw new EngineError(
@@ -120,12 +104,12 @@ export function graphBuilder(taken: ReadonlySet<string>): GraphBuilder {
         tensor('int64', shape, BigInt64Array.from(values, BigInt)),
       ),
     scalar: (dtype, value) => {
+      if (dtype === 'float64' || dtype === 'bool')
+        return share(`${dtype}(${value})`, tensor(dtype, [], allocate(dtype, 1).fill(value)));
       const single = tensor('float32', [], Float32Array.of(value));
-      const values =
-        dtype === 'float64' ? tensor(dtype, [], Float64Array.of(value)) : castTensor(single, dtype);
-      if (values === undefined && dtype !== 'float32')
-        throw new EngineError(`no scalar constants of ${dtype}`);
-      return share(`${dtype}(${value})`, values ?? single);
+      const values = dtype === 'float32' ? single : castTensor(single, dtype);
+      if (values === undefined) throw new EngineError(`no scalar constants of ${dtype}`);
+      return share(`${dtype}(${value})`, values);
     },
   };
 }

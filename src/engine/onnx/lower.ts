@@ -4,9 +4,11 @@ import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'on
 import { simplify } from '../../tensor/passes.ts';
 import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
+import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
 import { emulateHalf } from './emulate.ts';
-import { graphBuilder, onnxDType, sequenceInfo, valueInfo } from './graph.ts';
+import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
+import { type ExternalData, onnxDType } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 import { webGpuLowerings } from './webGpu.ts';
 
@@ -74,6 +76,34 @@ const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
   graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
 };
 
+/** Chooses the value over an element of each other one: a graph has no other way to make a node wait. */
+const after: Lower<'after'> = ({ graph, node, inputs, outputs }) => {
+  const [x, ...others] = node.inputs as readonly [Value, ...Value[]];
+  const temporary = (what: string) => graph.temporary(`${outputs[0]}.${what}`);
+  const elements = others.flatMap(({ dtype, shape }, at) => {
+    if (sizeOf(shape) === 0) return [];
+    let element = inputs[at + 1] as string;
+    const through = (operator: string, rest: readonly string[], attributes = {}) => {
+      const made = temporary(operator.toLowerCase());
+      graph.node(operator, [element, ...rest], [made], attributes);
+      element = made;
+    };
+    const axes = [...shape.keys()];
+    const first = [axes.map(() => 0), axes.map(() => 1), axes].map((numbers) => graph.integers(numbers));
+    if (sizeOf(shape) > 1) through('Slice', first);
+    if (axes.length > 0) through('Reshape', [graph.integers([])]);
+    if (dtype !== x.dtype) through('Cast', [], { to: onnxDType[x.dtype] });
+    return [element];
+  });
+  if (elements.length === 0) return graph.node('Identity', inputs.slice(0, 1), outputs);
+  let [held = ''] = inputs;
+  for (const [at, element] of elements.entries()) {
+    const chosen = at === elements.length - 1 ? (outputs[0] as string) : temporary('chosen');
+    graph.node('Where', [graph.scalar('bool', 0), element, held], [chosen]);
+    held = chosen;
+  }
+};
+
 /** One entry per primitive; a primitive without one does not compile. */
 const lowerings: Lowerings = {
   input: () => undefined,
@@ -91,6 +121,7 @@ const lowerings: Lowerings = {
   erf: operator('Erf'),
   silu,
   detach: operator('Identity'),
+  after,
   equal: operator('Equal'),
   less: operator('Less'),
   where: operator('Where'),
@@ -134,12 +165,18 @@ export const endingName = 'palkit.ending';
 const opset = 21;
 const irVersion = 10;
 
-export interface LoweredProgram {
-  readonly model: Uint8Array;
+/** What a graph computes, in terms of the program. */
+export interface LoweredValues {
   /** The program as it was lowered: simplified. */
   readonly program: Program;
   /** By the name of each node of the graph, the value that it computes or helps to compute. */
   readonly values: ReadonlyMap<string, Value>;
+}
+
+export interface LoweredProgram extends LoweredValues {
+  readonly model: Uint8Array;
+  /** The constants that lie beside the model. */
+  readonly external: readonly ExternalData[];
 }
 
 /** Where the graph is to run: the operators that it is written in are those that the provider has. */
@@ -151,7 +188,7 @@ const providerLowerings: Readonly<Record<Provider, Lowerings>> = {
   cuda: lowerings,
 };
 
-/** A program as ONNX model bytes. @throws as `lowerProgram` */
+/** A program as ONNX model bytes, its constants among them. @throws as `lowerProgram` */
 export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint8Array {
   return lowerProgram(source, provider).model;
 }
@@ -160,16 +197,21 @@ export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint
  * A program as an ONNX model. Graph inputs and outputs have the program's names, every other tensor the name of
  * its value.
  * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
- * @throws EngineError when an input and an output share a name, which ONNX cannot express
+ * @param externalFrom bytes from which a constant lies beside the model; all lie inside when left out
+ * @throws EngineError when an input and an output share a name, which ONNX cannot express, and for constants that
+ * are too large
  */
 export function lowerProgram(
   source: Program,
   provider: Provider,
-  { ending = false }: { readonly ending?: boolean } = {},
+  {
+    ending = false,
+    externalFrom = Number.POSITIVE_INFINITY,
+  }: { readonly ending?: boolean; readonly externalFrom?: number } = {},
 ): LoweredProgram {
   const program = schedule(prepared(source, provider));
   const names = tensorNames(program);
-  const graph = graphBuilder(new Set(names.values()));
+  const graph = graphBuilder(new Set(names.values()), externalFrom);
   const values = new Map<string, Value>();
   const attribute = (from: number, value: Value | undefined) => {
     for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
@@ -205,12 +247,12 @@ export function lowerProgram(
     graph: create(GraphProtoSchema, {
       name: 'program',
       node: graph.nodes,
-      initializer: graph.initializers,
+      initializer: [...graph.initializers.tensors],
       input: [...program.inputs].map(([name, value]) => valueInfo(name, value)),
       output: outputs,
     }),
   });
-  return { model: toBinary(ModelProtoSchema, model), program, values };
+  return { model: toBinary(ModelProtoSchema, model), external: graph.initializers.external, program, values };
 }
 
 /** The program in primitives and types that the provider has. */

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { Program, Value } from '../../tensor/program.ts';
 import { EngineError } from '../engine.ts';
-import { endingName, type LoweredProgram } from './lower.ts';
+import { endingName, type LoweredValues } from './lower.ts';
 
 /** What one node of the executed graph cost. */
 export interface KernelProfile {
@@ -56,7 +56,7 @@ const kernelSuffix = '_kernel_time';
  * Reads the JSON that a profiled session leaves.
  * @throws EngineError when it is not such a file
  */
-export function readProfile(text: string, { program, values }: LoweredProgram): ProgramProfile {
+export function readProfile(text: string, { program, values }: LoweredValues): ProgramProfile {
   const events = parseEvents(text);
   const runs = events
     .filter(({ cat, name }) => cat === 'Session' && name === 'model_run')

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import { EngineError } from '../engine.ts';
+import { refuseNullPointers } from './failure.ts';
 
 /** The API of TensorFlow.js. */
 export type Tf = typeof import('@tensorflow/tfjs-core');
@@ -69,12 +70,14 @@ async function prepare(tf: Tf, backend: TfjsBackend, load: Load): Promise<Omit<C
         `Install the same version: npm install ${name}@${tf.version_core}`,
     );
   }
+  mustBeOfVersion(module, backend, tf.version_core);
   if (backend === 'wasm') useInstalledBinaries(module);
   // Its advertisement of tfjs-node is `auto`'s to give.
   if (backend === 'cpu') tf.enableProdMode();
   if (!(await tf.setBackend(registered).catch(() => false))) {
     throw new EngineError(`${name} is installed, but does not start`);
   }
+  if (backend === 'wasm') refuseNullPointers(tf.backend());
   // The GPU package computes on the CPU where it finds no GPU, and says nothing.
   if (backend === 'node-gpu' && !usesGpu(tf.backend())) {
     throw new EngineError(
@@ -96,6 +99,19 @@ async function importOne(name: string, load: Load): Promise<unknown> {
     }
     throw new EngineError(`${name} is installed, but does not load: ${message.split('\n')[0]}`);
   }
+}
+
+/** Every package carries the version of tfjs-core that it was made with. */
+function mustBeOfVersion(module: unknown, backend: TfjsBackend, wanted: string): void {
+  const { version_wasm, version_cpu, version: own } = module as Record<string, unknown>;
+  const native = (own as Record<string, unknown> | undefined)?.['tfjs-core'];
+  const found = { wasm: version_wasm, cpu: version_cpu, node: native, 'node-gpu': native }[backend];
+  if (found === undefined || found === wanted) return;
+  const name = packages[backend];
+  throw new EngineError(
+    `${name} ${found} does not belong to the installed ${core} ${wanted}\n` +
+      `Install the same version: npm install ${name}@${wanted}`,
+  );
 }
 
 /** The binaries lie beside the package's code, wherever that is installed. */

@@ -1,6 +1,6 @@
 /** The second engine: programs run node by node on TensorFlow.js, on a GPU, natively, in WebAssembly or in plain JavaScript. */
 import type { Node, Primitive, Program, Value } from '../../tensor/program.ts';
-import { sizeOf, type Tensor } from '../../tensor/tensor.ts';
+import { formatShape, sameShape, sizeOf, type Tensor } from '../../tensor/tensor.ts';
 import {
   type CompileOptions,
   type DeviceTensor,
@@ -12,6 +12,7 @@ import {
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept } from '../feeds.ts';
 import { chooseBackend, type Load, type Tf, type TfjsBackend } from './backends.ts';
+import { runError } from './failure.ts';
 import { rules } from './lower.ts';
 import { type Plan, planOf } from './plan.ts';
 import type { Held, Rule } from './rule.ts';
@@ -60,15 +61,20 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
         const inputs = new Map(checked.map(({ name, feed }) => [name, feed]));
         // What a failing step leaves behind is freed by leaving the scope.
         const outputs = tf.tidy(() => runPlan(tf, plan, inputs, constants));
-        return Object.fromEntries(
-          [...source.outputs].map(([name, value], index) => {
-            const held = outputs[index] as Held;
-            if (kept.has(name)) return [name, keep(held, value)];
-            const plain = download(held, value, into[name]);
-            held.dispose();
-            return [name, plain];
-          }),
-        );
+        try {
+          return Object.fromEntries(
+            [...source.outputs].map(([name, value], index) => {
+              const held = outputs[index] as Held;
+              if (kept.has(name)) return [name, keep(held, value)];
+              const plain = download(held, value, into[name]);
+              held.dispose();
+              return [name, plain];
+            }),
+          );
+        } catch (error) {
+          for (const held of outputs) held.dispose();
+          throw runError(error, 'the reading of its outputs');
+        }
       },
       async dispose() {
         if (open.delete(dispose)) dispose();
@@ -161,12 +167,21 @@ function compute(tf: Tf, node: Node, values: ReadonlyMap<Value, Held>): Held[] {
       if (node.outputs.every(({ shape }) => sizeOf(shape) === 0)) {
         return node.outputs.map(({ dtype, shape }) => tf.zeros([...shape], tfDType[dtype] as TfDType));
       }
-      return [rule({ tf, attributes: node.attributes, inputs, a, b, c, output })].flat();
+      const made = [rule({ tf, attributes: node.attributes, inputs, a, b, c, output })].flat();
+      for (const [index, value] of node.outputs.entries()) mustBe(made[index], value);
+      return made;
     });
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new EngineError(`the program failed at "${output.name}" (${node.primitive}): ${reason}`);
+    throw runError(error, `"${output.name}" (${node.primitive})`);
   }
+}
+
+/** A kernel that makes another type than the program says would be read as something else later. */
+function mustBe(made: Held | undefined, { dtype, shape }: Value): void {
+  if (made?.dtype === tfDType[dtype] && sameShape(made.shape, shape)) return;
+  throw new Error(
+    `TensorFlow.js made ${made?.dtype}${formatShape(made?.shape ?? [])} of what is ${dtype}${formatShape(shape)}`,
+  );
 }
 
 function heldBy(value: DeviceTensor, name: string): Held {

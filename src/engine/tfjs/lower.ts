@@ -2,7 +2,7 @@
 import type { Primitive } from '../../tensor/program.ts';
 import { gather, gatherElements, scatterAdd } from './indexing.ts';
 import { matmul } from './matmul.ts';
-import { expandTo, numeric, type Rule, typedLike } from './rule.ts';
+import { expandTo, mustFit, numeric, type Rule, typedLike } from './rule.ts';
 import { type TfDType, tfDType } from './transfer.ts';
 
 type UnaryName = 'neg' | 'exp' | 'log' | 'sqrt' | 'sigmoid' | 'tanh' | 'erf' | 'softmax' | 'logSoftmax';
@@ -15,8 +15,11 @@ const unary =
 
 const binary =
   <P extends Primitive>(name: 'add' | 'sub' | 'mul' | 'div'): Rule<P> =>
-  ({ tf, a, b }) =>
-    tf[name](a, b);
+  ({ tf, a, b, output }) => {
+    const result = tf[name](a, b);
+    if (output.dtype === 'int64') mustFit(tf, result, tf[name](tf.cast(a, 'float32'), tf.cast(b, 'float32')));
+    return result;
+  };
 
 const comparison =
   <P extends Primitive>(name: 'equal' | 'less'): Rule<P> =>
@@ -28,8 +31,12 @@ const reduction =
   <P extends 'sum' | 'max'>(name: 'sum' | 'max', empty: number): Rule<P> =>
   ({ tf, a, attributes: { axes, keepDimensions }, output }) => {
     if (axes.length === 0) return a.clone();
-    if (a.size === 0) return tf.fill([...output.shape], empty);
-    return tf[name](a, [...axes], keepDimensions);
+    if (a.size === 0) return tf.fill([...output.shape], empty, a.dtype as TfDType);
+    const result = tf[name](a, [...axes], keepDimensions);
+    if (output.dtype === 'int64') {
+      mustFit(tf, result, tf[name](tf.cast(a, 'float32'), [...axes], keepDimensions));
+    }
+    return result;
   };
 
 const where: Rule<'where'> = ({ tf, a: condition, b: then, c: otherwise, output: { shape } }) => {
@@ -45,7 +52,10 @@ const cast: Rule<'cast'> = ({ tf, a, output }) => {
   const dtype = tfDType[output.dtype] as TfDType;
   if (dtype === a.dtype) return a.clone();
   // The kernels keep the low byte of a number.
-  return dtype === 'bool' ? tf.notEqual(a, 0) : tf.cast(a, dtype);
+  if (dtype === 'bool') return tf.notEqual(a, 0);
+  const result = tf.cast(a, dtype);
+  if (output.dtype === 'int64') mustFit(tf, result, a);
+  return result;
 };
 
 const rmsNorm: Rule<'rmsNorm'> = ({ tf, a: x, b: weight, attributes: { epsilon } }) => {
@@ -91,6 +101,8 @@ export const rules: { readonly [P in Primitive]: Rule<P> } = {
   erf: unary('erf'),
   silu: ({ tf, a }) => tf.mul(a, tf.sigmoid(a)),
   detach: ({ a }) => a.clone(),
+  // Nodes run in the program's order.
+  after: ({ a }) => a.clone(),
   equal: comparison('equal'),
   less: comparison('less'),
   where,

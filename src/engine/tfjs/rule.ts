@@ -44,3 +44,15 @@ export function numeric(tf: Tf, x: Held): Held {
 export function typedLike(tf: Tf, x: Held, like: Held): Held {
   return x.dtype === like.dtype ? x : tf.cast(x, like.dtype);
 }
+
+/**
+ * int64 is computed as int32, which wraps around at 2^31 without a word. The same in float32 is off by little, and by
+ * 2^32 where it wrapped.
+ * @throws RangeError when it did
+ */
+export function mustFit(tf: Tf, result: Held, inFloats: Held): void {
+  const difference = tf.abs(tf.sub(inFloats, tf.cast(result, 'float32')));
+  const [largest = 0] = tf.max(difference).dataSync();
+  if (largest < 2 ** 30 || difference.size === 0) return;
+  throw new RangeError('an int64 does not fit into int32, the only integers of TensorFlow.js');
+}
