@@ -2,8 +2,7 @@
  * Contenders, each in a process of its own, in turn (A B A B): these machines are shared and drift, ratios less. A
  * process prints one JSON line last; the first of its times warms up and is left out.
  */
-import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { measure, median } from './measure.ts';
 
 export interface Run {
   /** Milliseconds of each repetition. */
@@ -37,7 +36,7 @@ export function alternate<R extends Run>(contenders: readonly Contender[], round
   for (let round = 1; round <= rounds; round++) {
     for (const { contender, runs } of results) {
       process.stderr.write(`round ${round}/${rounds}: ${contender.name}\n`);
-      runs.push(measure(contender) as R);
+      runs.push(measure<R>(contender.command, contender.script));
     }
   }
   return results.map(({ contender, runs }) => {
@@ -52,26 +51,7 @@ export function alternate<R extends Run>(contenders: readonly Contender[], round
   });
 }
 
-function measure({ command, script }: Contender): Run {
-  if (command.includes('/') && !existsSync(command)) fail(`${command}: is not there`);
-  const text = execFileSync(command, script, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-  return JSON.parse(text.trim().split('\n').at(-1) ?? '') as Run;
-}
-
-export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const middle = sorted.length / 2;
-  const [low, high] = [sorted[Math.ceil(middle) - 1], sorted[Math.floor(middle)]];
-  return ((low ?? Number.NaN) + (high ?? Number.NaN)) / 2;
-}
-
 /** `1.23 x` */
 export function formatRatio(ratio: number): string {
   return `${ratio.toFixed(2)} x`;
-}
-
-/** Ends a benchmark that was called with what does not exist. */
-export function fail(message: string): never {
-  process.stderr.write(`${message}\n`);
-  process.exit(2);
 }

@@ -5,8 +5,8 @@
  */
 import { parseArgs } from 'node:util';
 import { formatTable } from '../src/cli/terminal/table.ts';
-import { alternate, fail, formatRatio, palkit, type Run } from './alternate.ts';
-import { benchShapes } from './models.ts';
+import { alternate, formatRatio, palkit, type Run } from './alternate.ts';
+import { benchShapeName } from './measure.ts';
 
 interface IntegrationRun extends Run {
   readonly stepMB: number;
@@ -23,11 +23,10 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-if (!Object.hasOwn(benchShapes, values.shape))
-  fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
+const shape = benchShapeName(values.shape);
 const results = alternate<IntegrationRun>(
   ['prefix', 'attention-only'].map((mode) =>
-    palkit(mode, ['bench/integrationOnce.ts', values.shape, mode, values.steps]),
+    palkit(mode, ['bench/integrationOnce.ts', shape, mode, values.steps]),
   ),
   Number(values.rounds),
 ).map(({ runs, ...measured }) => {
@@ -58,6 +57,6 @@ else {
     ],
   );
   process.stdout.write(
-    `${values.shape}, batch 4, 512 audio and 100 text tokens, 16 of them with a loss; all parameters train\n\n${table}\n`,
+    `${shape}, batch 4, 512 audio and 100 text tokens, 16 of them with a loss; all parameters train\n\n${table}\n`,
   );
 }

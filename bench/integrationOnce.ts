@@ -17,7 +17,7 @@ import { schedule } from '../src/tensor/schedule.ts';
 import { float32, type Tensor } from '../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
-import { residentMB } from './memory.ts';
+import { memoryMB } from './measure.ts';
 import { type BenchShapeName, benchModel, benchShapes, randomParameters } from './models.ts';
 
 const [name = 'tiny', mode = 'prefix', steps = '4'] = process.argv.slice(2);
@@ -72,7 +72,7 @@ const into: Record<string, Tensor> = Object.fromEntries(
   ]),
 );
 const feeds = { ...Object.fromEntries(parameters), ...batch.feeds };
-const before = residentMB().now;
+const before = memoryMB('VmRSS');
 const times: number[] = [];
 let loss = 0;
 for (let step = 0; step < Number(steps); step++) {
@@ -80,7 +80,7 @@ for (let step = 0; step < Number(steps); step++) {
   loss = Number(plain(await executable.run(feeds, into), 'loss').data[0]);
   times.push(performance.now() - start);
 }
-const { peak } = residentMB();
+const peak = memoryMB('VmHWM');
 const gradients = [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
 process.stdout.write(
   `${JSON.stringify({

@@ -52,6 +52,36 @@ export const benchShapes = {
     batch: 4,
     rows: 128,
   },
+  /** Many small layers: a program of more than 50,000 nodes. */
+  deep: {
+    llm: {
+      ...llama,
+      hiddenSize: 32,
+      intermediateSize: 64,
+      layers: 400,
+      heads: 4,
+      keyValueHeads: 2,
+      headWidth: 8,
+      vocabularySize: 512,
+    },
+    batch: 2,
+    rows: 16,
+  },
+  /** More weights than protobuf's 2 GiB: 2.4 GB. */
+  '600m': {
+    llm: {
+      ...llama,
+      hiddenSize: 1536,
+      intermediateSize: 4096,
+      layers: 20,
+      heads: 24,
+      keyValueHeads: 8,
+      headWidth: 64,
+      vocabularySize: 49_152,
+    },
+    batch: 1,
+    rows: 32,
+  },
 } as const satisfies Record<string, BenchShape>;
 
 export type BenchShapeName = keyof typeof benchShapes;

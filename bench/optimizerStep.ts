@@ -6,8 +6,9 @@ import { parseArgs } from 'node:util';
 import { formatTable } from '../src/cli/terminal/table.ts';
 import { parameterShapes } from '../src/llm/config.ts';
 import { sizeOf } from '../src/tensor/tensor.ts';
-import { alternate, type Contender, fail, formatRatio, palkit } from './alternate.ts';
-import { type BenchShapeName, benchShapes } from './models.ts';
+import { alternate, type Contender, formatRatio, palkit } from './alternate.ts';
+import { benchShapeName } from './measure.ts';
+import { benchShapes } from './models.ts';
 
 const { values } = parseArgs({
   allowPositionals: true,
@@ -20,16 +21,15 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-if (!Object.hasOwn(benchShapes, values.shape))
-  fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
-const { llm } = benchShapes[values.shape as BenchShapeName];
+const shape = benchShapeName(values.shape);
+const { llm } = benchShapes[shape];
 const parameters = [...parameterShapes(llm).values()].reduce((total, shape) => total + sizeOf(shape), 0);
 const own = (kind: string) =>
-  palkit(`palkit, ${kind}`, ['bench/optimizerStepOnce.ts', values.shape, kind, values.steps]);
+  palkit(`palkit, ${kind}`, ['bench/optimizerStepOnce.ts', shape, kind, values.steps]);
 const torch = (kind: string): Contender => ({
   name: `PyTorch, ${kind}`,
   command: values.python,
-  script: ['bench/peers/optimizer_step.py', '--shape', values.shape, '--kind', kind, '--steps', values.steps],
+  script: ['bench/peers/optimizer_step.py', '--shape', shape, '--kind', kind, '--steps', values.steps],
 });
 const results = alternate(
   [own('kernel'), own('loop'), ...(values.peers ? [torch('foreach'), torch('fused')] : [])],
@@ -55,7 +55,5 @@ else {
       ratios[name] === undefined ? '' : formatRatio(ratios[name]),
     ]),
   );
-  process.stdout.write(
-    `${values.shape}: ${(parameters / 1e6).toFixed(1)} M parameters, float32\n\n${table}\n`,
-  );
+  process.stdout.write(`${shape}: ${(parameters / 1e6).toFixed(1)} M parameters, float32\n\n${table}\n`);
 }

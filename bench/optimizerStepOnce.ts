@@ -5,7 +5,7 @@
  */
 import { adamwMemory } from '../src/train/adamwMemory.ts';
 import type { AdamWConfig } from '../src/train/optimizer.ts';
-import { residentMB } from './memory.ts';
+import { memoryMB } from './measure.ts';
 import { type BenchShapeName, benchShapes, randomParameters } from './models.ts';
 
 const [name = 'tiny', kind = 'kernel', steps = '8'] = process.argv.slice(2);
@@ -22,7 +22,7 @@ for (let done = 0; done < Number(steps); done++) {
   } else loop(done);
   times.push(performance.now() - start);
 }
-process.stdout.write(`${JSON.stringify({ times, peakMB: residentMB().peak })}\n`);
+process.stdout.write(`${JSON.stringify({ times, peakMB: memoryMB('VmHWM') })}\n`);
 
 /** The same without the kernel. */
 function loop(done: number): void {

@@ -1,5 +1,7 @@
 /** Benchmarks: `npm run bench -- NAME [options]`. One file a benchmark, which reads its own options. */
 const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
+  compile: () => import('./compile.ts'),
+  matmul: () => import('./matmul.ts'),
   'train-step': () => import('./trainStep.ts'),
   'optimizer-step': () => import('./optimizerStep.ts'),
   integration: () => import('./integration.ts'),

@@ -6,8 +6,8 @@
  */
 import { parseArgs } from 'node:util';
 import { formatTable } from '../src/cli/terminal/table.ts';
-import { alternate, type Contender, fail, formatRatio, palkit, type Run } from './alternate.ts';
-import { benchShapes } from './models.ts';
+import { alternate, type Contender, formatRatio, palkit, type Run } from './alternate.ts';
+import { benchShapeName } from './measure.ts';
 
 interface StepRun extends Run {
   /** Peak of the activations, read off the program; a peer does not tell it. */
@@ -29,14 +29,13 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-if (!Object.hasOwn(benchShapes, values.shape))
-  fail(`--shape ${values.shape}: there are ${Object.keys(benchShapes).join(', ')}`);
+const shape = benchShapeName(values.shape);
 
 const optimizer = values.optimizer ? ['--optimizer'] : [];
 const own = (...flags: string[]) =>
   palkit(['palkit', ...flags].join(' '), [
     'bench/trainStepOnce.ts',
-    values.shape,
+    shape,
     values.steps,
     ...flags,
     ...optimizer,
@@ -44,15 +43,7 @@ const own = (...flags: string[]) =>
 const torch = (name: string, ...flags: string[]): Contender => ({
   name: `PyTorch, ${name}`,
   command: values.python,
-  script: [
-    'bench/peers/train_step.py',
-    '--shape',
-    values.shape,
-    '--steps',
-    values.steps,
-    ...flags,
-    ...optimizer,
-  ],
+  script: ['bench/peers/train_step.py', '--shape', shape, '--steps', values.steps, ...flags, ...optimizer],
 });
 const results = alternate<StepRun>(
   [
@@ -118,5 +109,5 @@ else {
     base.updateShare === undefined
       ? ''
       : `\nThe update takes ${(100 * base.updateShare).toFixed(1)} % of palkit's step\n`;
-  process.stdout.write(`${values.shape}, batch 4 x 128 tokens, float32, 2 threads\n\n${table}\n${share}`);
+  process.stdout.write(`${shape}, batch 4 x 128 tokens, float32, 2 threads\n\n${table}\n${share}`);
 }

@@ -13,7 +13,7 @@ import { activationsOf } from '../src/train/activations.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
 import { trainingState } from '../src/train/trainingState.ts';
-import { residentMB } from './memory.ts';
+import { memoryMB } from './measure.ts';
 import { type BenchShapeName, benchModel, benchShapes, randomParameters } from './models.ts';
 
 interface Step {
@@ -50,7 +50,7 @@ for (let count = 0; count < Number(steps); count++) {
   loss = done.loss;
 }
 process.stdout.write(
-  `${JSON.stringify({ times, updatesMs, compileMs, peakMB: residentMB().peak, activationMB, loss })}\n`,
+  `${JSON.stringify({ times, updatesMs, compileMs, peakMB: memoryMB('VmHWM'), activationMB, loss })}\n`,
 );
 
 /** What is trained, with parameters that nobody else holds. */

@@ -328,6 +328,10 @@ const trainSchema = z.strictObject({
     ),
   batchSize: positive.max(65_536).default(32).describe('Questions per micro-batch'),
   accumulate: positive.max(65_536).default(1).describe('Micro-batches per optimizer step'),
+  batchShapes: positive
+    .max(64)
+    .default(1)
+    .describe('Sizes that micro-batches are padded to at most, each a compiled program; 1: to the longest'),
   maxSteps: positive.nullable().default(null).describe('Caps the whole curriculum; null: no cap'),
   clipNorm: z
     .number()

@@ -45,12 +45,15 @@ export interface Engine {
    * nothing else reads: the sum of an addition over one of its terms.
    */
   readonly inPlace: boolean;
+  /** Equal programs that are in use at the same time are compiled once; each user disposes its own. */
   compile(program: Program, options?: CompileOptions): Promise<Executable>;
   /**
    * How the engine computes in a half type. It is tried, not looked up: devices differ.
    * @throws EngineError saying why it does not
    */
   arithmetic(type: HalfType): Promise<Arithmetic>;
+  /** While `work` runs, small programs that were disposed are kept, for equal ones that come later. */
+  reuse<T>(work: () => Promise<T>): Promise<T>;
   /** Copies device tensors back into plain memory. */
   read(tensors: Readonly<Record<string, DeviceTensor>>): Promise<Record<string, Tensor>>;
   dispose(): Promise<void>;

@@ -93,7 +93,14 @@ export interface Evaluation {
 type ChoiceExample = Example & { readonly options: string[] };
 
 /** Runs the whole evaluation. */
-export async function evaluate(
+export function evaluate(
+  evaluation: Evaluation,
+): Promise<{ record: EvaluationRecord; lines: EvaluationLine[] }> {
+  // The controls ask in the same programs, and generation runs its two for every batch.
+  return evaluation.engine.reuse(() => evaluateConditions(evaluation));
+}
+
+async function evaluateConditions(
   evaluation: Evaluation,
 ): Promise<{ record: EvaluationRecord; lines: EvaluationLine[] }> {
   const { examples, controls, trainingExamples } = evaluation;

@@ -15,7 +15,7 @@ import type { Program, Value } from '../tensor/program.ts';
 import { int32 } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
 import { type AudioLlm, audioInputs, forward } from './audioLlm.ts';
-import { audioFeeds, type Row } from './batch.ts';
+import { audioFeeds, bucket, type Row } from './batch.ts';
 import { layoutOf } from './layout.ts';
 
 export interface GenerateOptions {
@@ -81,7 +81,8 @@ export async function generate(options: GenerateOptions): Promise<number[][]> {
   const { engine, model, parameters, rows, maxNewTokens, decoding } = options;
   if (rows.length === 0) return [];
   const lengths = rows.map((row) => row.ids.length);
-  const promptRows = Math.max(...lengths);
+  // Batches whose longest prompts are about as long share their programs.
+  const promptRows = bucket(Math.max(...lengths));
   const layout = cacheLayoutOf(model, rows.length, promptRows, maxNewTokens);
   const ids = new Int32Array(rows.length * promptRows);
   for (const [index, row] of rows.entries()) ids.set(row.ids, index * promptRows);

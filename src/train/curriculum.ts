@@ -9,12 +9,10 @@ import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
-import { answerBatch } from './loss.ts';
 import type { StepMetrics } from './metrics.ts';
-import { dataOrder } from './order.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
-import { drawWindow, pick, planStage, trainableByStage } from './stage.ts';
+import { describeShapes, drawWindow, pick, planStage, stageBatch, trainableByStage } from './stage.ts';
 import { NonFiniteError } from './step.ts';
 import { trainingState } from './trainingState.ts';
 
@@ -103,13 +101,13 @@ async function runStage(
   progress: TrainingProgress;
   interrupted: boolean;
 }> {
-  const { train, seed } = experiment;
+  const { train } = experiment;
   const plan = planStage(
     { experiment, model, tokenizer, examples, clips, parameters, inPlace: engine.inPlace },
     index,
     names,
   );
-  const { stage, rows, shape, options } = plan;
+  const { stage, rows, options } = plan;
   const { trainable } = options;
   const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
   watch.note(
@@ -117,21 +115,21 @@ async function runStage(
       `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
   );
   if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
+  if (train.batchShapes > 1) watch.note(describeShapes(plan, experiment));
   const state = await trainingState(
     { engine, ...options },
     startMoments.size === 0
       ? undefined
       : { updates: start.updates, moments: startMoments, lossScale: start.lossScale },
   );
-  const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
   let stopping = false;
   try {
     while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
       const began = performance.now();
-      const drawn = drawWindow(plan, order, progress.drawn, train.accumulate);
-      const window = drawn.map((batch) => answerBatch(model, shape, batch));
+      const drawn = drawWindow(plan, progress.drawn, train.accumulate);
+      const window = drawn.map((batch) => stageBatch(plan, model, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm, scaling } = await state
         .step(window, learningRate)

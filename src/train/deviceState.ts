@@ -12,10 +12,12 @@ import { nextLossScale, startingLossScale } from './lossScale.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 import {
   type Batch,
+  forEachSize,
   gradientProgram,
   lossAndGradients,
   lossScaleInput,
   type OptimizerState,
+  ofSize,
   overflows,
   precisionInputs,
   prefixed,
@@ -122,12 +124,19 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     executables.push(executable);
     return executable;
   };
-  const fused = accumulate === 1 ? await compile(fusedProgram(options), keepOnDevice) : undefined;
+  const fused =
+    accumulate === 1
+      ? await forEachSize(options, (objective) =>
+          compile(fusedProgram({ ...options, objective }), keepOnDevice),
+        )
+      : undefined;
   const accumulating = fused
-    ? undefined
-    : await compile(
-        gradientProgram(options, { accumulates: true }),
-        names.map((name) => `gradient.${name}`),
+    ? []
+    : await forEachSize(options, (objective) =>
+        compile(
+          gradientProgram({ ...options, objective }, { accumulates: true }),
+          names.map((name) => `gradient.${name}`),
+        ),
       );
   const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
   // Where every window's sums begin: on the device too, or each step would bring up as many zeros as there are
@@ -171,17 +180,13 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
   }
 
   /** The sums of the window's gradients, and its loss. */
-  async function accumulateWindow(
-    program: Executable,
-    window: readonly Batch[],
-    scaleFeed: Readonly<Record<string, Tensor>>,
-  ) {
+  async function accumulateWindow(window: readonly Batch[], scaleFeed: Readonly<Record<string, Tensor>>) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
     let sums: Record<string, Feed> = zeroSums;
     let loss = 0;
     for (const batch of window) {
       const before = sums;
-      const outputs = await program
+      const outputs = await ofSize(accumulating, batch)
         .run({ ...trained, ...before, ...scaleFeed, ...batch.feeds })
         .finally(() => {
           if (before !== zeroSums) dispose(Object.values(before));
@@ -216,11 +221,16 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
       const scaleFeed: Record<string, Tensor> =
         scaling === undefined ? {} : { [lossScaleInput]: number(scaling.scale / supervised) };
       if (fused !== undefined) {
-        const [batch] = window;
-        const outputs = await fused.run({ ...state, ...scalars, ...scaleFeed, ...batch?.feeds });
+        const [batch] = window as readonly [Batch];
+        const outputs = await ofSize(fused, batch).run({
+          ...state,
+          ...scalars,
+          ...scaleFeed,
+          ...batch.feeds,
+        });
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
-      const { sums, loss } = await accumulateWindow(accumulating as Executable, window, scaleFeed);
+      const { sums, loss } = await accumulateWindow(window, scaleFeed);
       const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[sumName(name)] as Feed]));
       const outputs = await (update as Executable)
         .run({ ...state, ...fed, ...scalars })

@@ -2,25 +2,27 @@
  * The step in the process's own memory: the engine computes the gradients, and a kernel updates parameters and
  * moments in place, so that there is one generation of each.
  */
-import { type Engine, type Executable, plain } from '../engine/engine.ts';
+import { type Executable, plain } from '../engine/engine.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type AdamWTensors, adamwMemory } from './adamwMemory.ts';
 import { nextLossScale, startingLossScale } from './lossScale.ts';
 import {
+  forEachSize,
   gradientProgram,
   lossScaleInput,
   type OptimizerState,
+  ofSize,
   overflows,
   type StepOptions,
   supervisedTokens,
   type TrainingState,
 } from './step.ts';
 
-/** Compiles the step's program and copies its state in; `options.trainable` is not held. */
+/** Compiles the step's programs and copies its state in; `options.trainable` is not held. */
 export async function hostState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
-  const { engine, trainable, optimizer, clipNorm } = options;
+  const { trainable, optimizer, clipNorm } = options;
   const accumulates = options.accumulate > 1;
-  const executable = await compileGradients(engine, options, accumulates);
+  const executables = await compileGradients(options, accumulates);
   const memory = adamwMemory(trainable);
   const all = (kind: keyof AdamWTensors, prefix = ''): [string, Tensor & { dtype: 'float32' }][] =>
     [...memory.tensors].map(([name, tensors]) => [`${prefix}${name}`, tensors[kind]]);
@@ -45,7 +47,10 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       let loss = 0;
       if (accumulates) for (const [, { data }] of gradients) data.fill(0);
       for (const batch of window) {
-        const outputs = await executable.run({ ...feeds, ...scaleFeed, ...batch.feeds }, into);
+        const outputs = await ofSize(executables, batch).run(
+          { ...feeds, ...scaleFeed, ...batch.feeds },
+          into,
+        );
         loss += Number(plain(outputs, 'loss').data[0]) / supervised;
       }
       const began = performance.now();
@@ -67,11 +72,15 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       moments: new Map([...all('first', 'first.'), ...all('second', 'second.')]),
       lossScale: scaling,
     }),
-    dispose: () => executable.dispose(),
+    async dispose() {
+      for (const executable of executables) await executable.dispose();
+    },
   };
 }
 
 /** A function of its own: what it is given must not live on in the state's closures. */
-function compileGradients(engine: Engine, options: StepOptions, accumulates: boolean): Promise<Executable> {
-  return engine.compile(gradientProgram(options, { accumulates }));
+function compileGradients(options: StepOptions, accumulates: boolean): Promise<Executable[]> {
+  return forEachSize(options, (objective) =>
+    options.engine.compile(gradientProgram({ ...options, objective }, { accumulates })),
+  );
 }

@@ -20,8 +20,11 @@ export function answerObjective(model: AudioLlm, shape: BatchShape): Objective {
   };
 }
 
-/** A batch for `answerObjective`; every target of every row counts as one. */
-export function answerBatch(model: AudioLlm, shape: BatchShape, rows: readonly Row[]): Batch {
+/**
+ * A batch for `answerObjective`; every target of every row counts as one.
+ * @param size the number of the shape, where a step has several
+ */
+export function answerBatch(model: AudioLlm, shape: BatchShape, rows: readonly Row[], size = 0): Batch {
   const supervisedTokens = rows.reduce((total, row) => total + row.targets.length, 0);
   const weights = new Float32Array(shape.targets).fill(1, 0, supervisedTokens);
   const perClip = model.streams.reduce((total, stream) => total + audioTokens(stream), 0);
@@ -32,5 +35,6 @@ export function answerBatch(model: AudioLlm, shape: BatchShape, rows: readonly R
     },
     supervisedTokens,
     tokens: rows.reduce((total, row) => total + row.ids.length + perClip, 0),
+    size,
   };
 }

@@ -4,12 +4,10 @@ import { onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import type { KernelProfile, ProgramProfile } from '../engine/onnx/profile.ts';
 import type { Program } from '../tensor/program.ts';
-import { answerBatch } from './loss.ts';
-import { dataOrder } from './order.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
 import { checkPrecision, encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
-import { drawWindow, planStage, trainableByStage } from './stage.ts';
+import { drawWindow, planStage, stageBatch, trainableByStage } from './stage.ts';
 import { trainingState } from './trainingState.ts';
 
 export interface ProfileOptions {
@@ -67,7 +65,8 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
   const { watch, warmUps, steps } = options;
   const measured = onnxOptions(experiment);
   const index = findStage(experiment, options.stage);
-  const { train, seed } = experiment;
+  // One shape, the one that holds every batch: steps of several sizes have no common median.
+  const train = { ...experiment.train, batchShapes: 1 };
   const { training } = await readExamples(experiment, watch);
   const encoders = await loadEncoders(experiment);
   const profiles: ProgramProfile[] = [];
@@ -81,7 +80,7 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;
     const { inPlace } = engine;
     const sources = {
-      experiment,
+      experiment: { ...experiment, train },
       model,
       tokenizer: llm.tokenizer,
       examples: heard,
@@ -90,9 +89,8 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
       inPlace,
     };
     const plan = planStage(sources, index, trainable);
-    const { stage, rows, shape, options: compiled } = plan;
+    const { stage, options: compiled } = plan;
     if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
-    const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
     const state = await trainingState({ engine, ...compiled });
     const wallMs: number[] = [];
     const updatesMs: number[] = [];
@@ -100,8 +98,8 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     try {
       for (let step = 0; step < warmUps + steps; step++) {
         const began = performance.now();
-        const window = drawWindow(plan, order, step * train.accumulate, train.accumulate).map((batch) =>
-          answerBatch(model, shape, batch),
+        const window = drawWindow(plan, step * train.accumulate, train.accumulate).map((batch) =>
+          stageBatch(plan, model, batch),
         );
         const { updateMs } = await state.step(window, learningRateAt(step, stage));
         wallMs.push(performance.now() - began);

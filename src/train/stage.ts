@@ -6,11 +6,19 @@ import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
 import { answerIds, promptIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { answerObjective } from './loss.ts';
-import type { DataOrder } from './order.ts';
+import {
+  affordableShapes,
+  type BatchShapes,
+  chooseShapes,
+  needOf,
+  paddingCost,
+  shapeFor,
+} from './batchShapes.ts';
+import { answerBatch, answerObjective } from './loss.ts';
+import { type DataOrder, dataOrder } from './order.ts';
 import { chooseRecomputation, type Recomputation } from './recomputation.ts';
 import { RunError, selectParameters } from './setup.ts';
-import type { StepOptions } from './step.ts';
+import type { Batch, Objective, StepOptions } from './step.ts';
 import { stepProgram } from './trainingState.ts';
 
 export type Stage = Experiment['train']['stages'][number];
@@ -74,7 +82,9 @@ export interface StagePlan {
   readonly stage: Stage;
   /** One row a question. */
   readonly rows: readonly Row[];
-  readonly shape: BatchShape;
+  readonly order: DataOrder;
+  /** What micro-batches are padded to. */
+  readonly batches: BatchShapes;
   /** What the stage's step is compiled from. */
   readonly options: Omit<StepOptions, 'engine'>;
   /** Which layers compute their activations again, where some are asked for. */
@@ -88,25 +98,40 @@ export interface StagePlan {
  */
 export function planStage(sources: StageSources, index: number, names: ReadonlySet<string>): StagePlan {
   const { experiment, model, tokenizer, examples, clips, parameters } = sources;
-  const { train } = experiment;
+  const { train, seed } = experiment;
   const stage = train.stages[index] as Stage;
   const rows = stageExamples(stage, examples).map((example) =>
     trainingRow(experiment, model, tokenizer, example, clips.get(example.audio)),
   );
-  const shape: BatchShape = {
+  const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
+  const frozen = new Map([...parameters].filter(([name]) => !names.has(name)));
+  const whole = {
     rows: train.batchSize,
     textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
     targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
   };
+  const seen = Math.min(stage.steps * train.accumulate, sampledBatches);
+  const needs = Array.from({ length: train.batchShapes === 1 ? 0 : seen }, (_, number) =>
+    needOf(order.batch(number).map((at) => rows[at] as Row)),
+  );
+  const batches = chooseShapes(
+    whole,
+    needs,
+    paddingCost(model.llm),
+    affordableShapes(train.batchShapes, bytesOfAll(frozen)),
+  );
+  const [objective, ...otherSizes] = batches.shapes.map((shape) => answerObjective(model, shape));
   const options = {
-    objective: answerObjective(model, shape),
+    objective: objective as Objective,
+    otherSizes,
     trainable: pick(parameters, names),
-    frozen: new Map([...parameters].filter(([name]) => !names.has(name))),
+    frozen,
     optimizer: train.optimizer,
     clipNorm: train.clipNorm,
     precision: train.precision,
     accumulate: train.accumulate,
   };
+  // By the largest of the shapes, which takes most memory.
   const recomputation =
     train.recompute.kind === 'none'
       ? undefined
@@ -114,10 +139,40 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
   return {
     stage,
     rows,
-    shape,
+    order,
+    batches,
     options: { ...options, recompute: recomputation?.layers ?? [] },
     recomputation,
   };
+}
+
+/** Micro-batches by which shapes are chosen: the first of the stage, whatever step a run goes on from. */
+const sampledBatches = 512;
+
+function bytesOfAll(parameters: ParameterTensors): number {
+  return [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
+}
+
+/** For people: the shapes of a stage's micro-batches, what they save, and what held their number down. */
+export function describeShapes({ batches, options }: StagePlan, { train }: Experiment): string {
+  const { shapes, saved } = batches;
+  const sizes = shapes.map(
+    ({ rows, textRows, targets }) => `${rows} x ${textRows} tokens, ${targets} targets`,
+  );
+  const frozenBytes = bytesOfAll(options.frozen);
+  const frozenMB = Math.round(frozenBytes / 2 ** 20);
+  const affordable = affordableShapes(train.batchShapes, frozenBytes);
+  const reason =
+    affordable < train.batchShapes
+      ? `no more than ${affordable}, because each holds ${frozenMB} MB of frozen weights`
+      : `each holds ${frozenMB} MB of frozen weights`;
+  return `micro-batches in ${shapes.length} of ${train.batchShapes} shapes (${sizes.join('; ')}): ${(100 * saved).toFixed(1)} % of the text's arithmetic saved; ${reason}`;
+}
+
+/** A micro-batch in the cheapest of the stage's shapes. */
+export function stageBatch({ batches }: StagePlan, model: AudioLlm, rows: readonly Row[]): Batch {
+  const size = shapeFor(batches, rows, paddingCost(model.llm));
+  return answerBatch(model, batches.shapes[size] as BatchShape, rows, size);
 }
 
 /**
@@ -125,8 +180,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
  * @param first how many micro-batches were drawn before
  */
 export function drawWindow(
-  { rows }: Pick<StagePlan, 'rows'>,
-  order: DataOrder,
+  { rows, order }: Pick<StagePlan, 'rows' | 'order'>,
   first: number,
   accumulate: number,
 ): Row[][] {

@@ -18,6 +18,8 @@ export interface Batch {
   readonly supervisedTokens: number;
   /** Real text tokens and audio tokens that the LLM takes in. */
   readonly tokens: number;
+  /** The size that it has: 0 or left out for the step's objective, from 1 for its `otherSizes`. */
+  readonly size?: number;
 }
 
 /** What is trained: a loss over named inputs. */
@@ -34,6 +36,8 @@ export interface Objective {
 export interface StepOptions {
   readonly engine: Engine;
   readonly objective: Objective;
+  /** The same loss over batches of other sizes; each is a compiled program, with frozen weights of its own. */
+  readonly otherSizes?: readonly Objective[];
   readonly trainable: ParameterTensors;
   readonly frozen: ParameterTensors;
   readonly optimizer: AdamWConfig;
@@ -44,6 +48,24 @@ export interface StepOptions {
   readonly accumulate: number;
   /** Layers whose activations the backward pass computes again; none when left out. */
   readonly recompute?: readonly number[];
+}
+
+/** Makes something for each size of batch, one after the other. */
+export async function forEachSize<T>(
+  { objective, otherSizes = [] }: Pick<StepOptions, 'objective' | 'otherSizes'>,
+  make: (objective: Objective) => Promise<T>,
+): Promise<T[]> {
+  const made: T[] = [];
+  for (const own of [objective, ...otherSizes]) made.push(await make(own));
+  return made;
+}
+
+/** What was made for a batch's size. @throws RangeError when the step has no such size */
+export function ofSize<T>(made: readonly T[], { size = 0 }: Pick<Batch, 'size'>): T {
+  const own = made[size];
+  if (own === undefined)
+    throw new RangeError(`the batch has size number ${size}, the step has ${made.length} sizes`);
+  return own;
 }
 
 /** What a loss is differentiated for. */

@@ -17,6 +17,7 @@ import {
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
 import { tryHalf } from '../halfTrial.ts';
+import { programCache } from '../programCache.ts';
 import { type CudaOptions, chooseTf32, cudaProvider } from './cuda.ts';
 import { compileError, runError } from './failure.ts';
 import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
@@ -67,7 +68,7 @@ export function onnxEngine({
   }
 
   /** @param alone refuses what would run on the CPU in place of the provider */
-  async function compile(
+  async function compileNew(
     program: Program,
     { keepOnDevice = [] }: CompileOptions = {},
     alone = false,
@@ -130,6 +131,10 @@ export function onnxEngine({
     };
   }
 
+  // What is measured is told by program, when its only user disposes it.
+  const cache = onProfile === undefined ? programCache(compileNew) : undefined;
+  const compile = cache?.compile ?? compileNew;
+
   async function createSession(
     model: Uint8Array,
     options: ort.InferenceSession.SessionOptions,
@@ -167,11 +172,12 @@ export function onnxEngine({
   return {
     description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
     inPlace: provider === 'cpu',
-    compile: (program, compileOptions) => compile(program, compileOptions),
+    compile,
     async arithmetic(type) {
-      await tryHalf((program) => compile(program, {}, true), type);
+      await tryHalf((program) => compileNew(program, {}, true), type);
       return provider === 'cpu' ? 'emulated' : 'native';
     },
+    reuse: cache?.reuse ?? ((work) => work()),
     read,
     async dispose() {
       const sessions = [...open];

@@ -11,6 +11,7 @@ import {
   isDeviceTensor,
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept } from '../feeds.ts';
+import { programCache } from '../programCache.ts';
 import { chooseBackend, type Load, type Tf, type TfjsBackend } from './backends.ts';
 import { runError } from './failure.ts';
 import { rules } from './lower.ts';
@@ -43,7 +44,10 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
     if (tf.getBackend() !== chosen.registered) void tf.setBackend(chosen.registered);
   };
 
-  async function compile(source: Program, { keepOnDevice = [] }: CompileOptions = {}): Promise<Executable> {
+  async function compileNew(
+    source: Program,
+    { keepOnDevice = [] }: CompileOptions = {},
+  ): Promise<Executable> {
     const kept = checkKept(source, keepOnDevice);
     const plan = planOf(source);
     select();
@@ -82,10 +86,12 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
     };
   }
 
+  const cache = programCache(compileNew);
   return {
     description: `tfjs (${chosen.backend}: ${chosen.reason})`,
     inPlace: false,
-    compile,
+    compile: cache.compile,
+    reuse: cache.reuse,
     async arithmetic(type) {
       throw new EngineError(`TensorFlow.js does not have ${type}`);
     },
