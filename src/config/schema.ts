@@ -35,24 +35,43 @@ function distinct<T>(what: string, keyOf: (item: T) => unknown) {
 
 const engineSchema = z
   .discriminatedUnion('kind', [
-    z.strictObject({
-      // Optional inside the default: so the union takes a map without a kind as this one.
-      kind: z
-        .literal('onnx')
-        .optional()
-        .default('onnx')
-        .describe('What runs the tensor programs: ONNX Runtime, as one graph'),
-      provider: z
-        .enum(['cpu', 'webgpu', 'cuda'])
-        .default('cpu')
-        .describe('Where they run; `palkit doctor` says what this machine has'),
-      optimization: z
-        .enum(['disabled', 'basic', 'extended', 'all'])
-        .default('disabled')
-        .describe(
-          'How far ONNX Runtime rewrites the graph after palkit; more costs memory and saves no time',
-        ),
-    }),
+    z
+      .strictObject({
+        // Optional inside the default: so the union takes a map without a kind as this one.
+        kind: z
+          .literal('onnx')
+          .optional()
+          .default('onnx')
+          .describe('What runs the tensor programs: ONNX Runtime, as one graph'),
+        provider: z
+          .enum(['cpu', 'webgpu', 'cuda'])
+          .default('cpu')
+          .describe('Where they run; `palkit doctor` says what this machine has'),
+        optimization: z
+          .enum(['disabled', 'basic', 'extended', 'all'])
+          .default('disabled')
+          .describe(
+            'How far ONNX Runtime rewrites the graph after palkit; more costs memory and saves no time',
+          ),
+        device: natural
+          .max(1023)
+          .optional()
+          .describe('Number of the GPU, with provider: cuda; the first when left out'),
+        tf32: z
+          .boolean()
+          .optional()
+          .describe(
+            'Whether float32 products may use TensorFloat-32, with provider: cuda; they may when left out',
+          ),
+      })
+      .superRefine(({ provider, device, tf32 }, context) => {
+        if (provider === 'cuda') return;
+        for (const [name, value] of Object.entries({ device, tf32 })) {
+          if (value === undefined) continue;
+          const message = `has no effect with provider: ${provider}; only with provider: cuda`;
+          context.addIssue({ code: 'custom', path: [name], message });
+        }
+      }),
     z.strictObject({
       kind: z.literal('tfjs').describe('What runs the tensor programs: TensorFlow.js, node by node'),
       backend: z
@@ -301,6 +320,12 @@ const trainSchema = z.strictObject({
     .max(1024)
     .default(2)
     .describe('CPU threads inside one operation, of the encoders and of the onnx engine'),
+  precision: z
+    .enum(['float32', 'float16', 'bfloat16'])
+    .default('float32')
+    .describe(
+      "Type of the training's matrix products; parameters, moments and loss stay float32, and so does evaluation",
+    ),
   batchSize: positive.max(65_536).default(32).describe('Questions per micro-batch'),
   accumulate: positive.max(65_536).default(1).describe('Micro-batches per optimizer step'),
   batchShapes: positive

@@ -1,4 +1,5 @@
 /** The contract every engine keeps: it compiles a tensor program once and runs it many times. */
+import type { HalfType } from '../tensor/precision.ts';
 import type { Program } from '../tensor/program.ts';
 import type { DType, Shape, Tensor } from '../tensor/tensor.ts';
 
@@ -33,6 +34,9 @@ export interface Executable {
   dispose(): Promise<void>;
 }
 
+/** `emulated`: in float32, each result rounded to the type: right, and no faster than float32. */
+export type Arithmetic = 'native' | 'emulated';
+
 export interface Engine {
   /** For people: `onnx (cpu, 2 threads)`. */
   readonly description: string;
@@ -43,6 +47,11 @@ export interface Engine {
   readonly inPlace: boolean;
   /** Equal programs that are in use at the same time are compiled once; each user disposes its own. */
   compile(program: Program, options?: CompileOptions): Promise<Executable>;
+  /**
+   * How the engine computes in a half type. It is tried, not looked up: devices differ.
+   * @throws EngineError saying why it does not
+   */
+  arithmetic(type: HalfType): Promise<Arithmetic>;
   /** While `work` runs, small programs that were disposed are kept, for equal ones that come later. */
   reuse<T>(work: () => Promise<T>): Promise<T>;
   /** Copies device tensors back into plain memory. */

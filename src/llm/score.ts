@@ -8,6 +8,7 @@
 import {
   add,
   after,
+  cast,
   concat,
   divide,
   exp,
@@ -24,7 +25,7 @@ import {
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
-import { absoluteScope, named, withGradient } from '../tensor/trace.ts';
+import { absoluteScope, named, productType, withGradient } from '../tensor/trace.ts';
 import type { LlamaConfig } from './config.ts';
 import { headName } from './decoder.ts';
 
@@ -73,7 +74,9 @@ export function tokenLoss(
 function targets(config: LlamaConfig, parameters: Parameters, hiddenND: Value, idsN: Value) {
   const normedND = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
   const headVD = parameter(parameters, headName(config));
-  return { normedND, headVD, ownN: sum(multiply(normedND, gather(headVD, idsN, 0)), [1]) };
+  const ownN = sum(multiply(normedND, gather(headVD, idsN, 0)), [1]);
+  // Rounded as the logits are: the logarithm of a probability near one is the difference of two equal numbers.
+  return { normedND, headVD, ownN: cast(ownN, productType(ownN.dtype)) };
 }
 
 /** Runs of rows, equally long but for the last, whose logits together stay within the limit. */
@@ -121,7 +124,8 @@ function summedLogSumExp(hiddenND: Value, headVD: Value, weightsN: Value, limit:
     absoluteScope(`gradient.${logSumExpN.name}`, () => {
       const shareN1 = reshape(divide(weightN, totalN), [end - start, 1]);
       const hiddenPart = multiply(matmul(weightsVN, headVD, { transposeA: true }), shareN1);
-      const part = matmul(weightsVN, multiply(chunkND, shareN1));
+      // Chunks are added up in the type that the head has, whatever its products have.
+      const part = cast(matmul(weightsVN, multiply(chunkND, shareN1)), headVD.dtype);
       hiddenParts.push(hiddenPart);
       headPart = headPart === undefined ? part : add(headPart, part);
       earlier = [hiddenPart, headPart];

@@ -55,9 +55,7 @@ function unreduce(value: Value, x: Value, axes: readonly number[]): Value {
 }
 
 function zeros(x: Value): Value {
-  return x.dtype === 'float16' || x.dtype === 'bfloat16'
-    ? ops.cast(ops.filled('float32', x.shape, 0), x.dtype)
-    : ops.filled(x.dtype, x.shape, 0);
+  return ops.filled(x.dtype, x.shape, 0);
 }
 
 /** One entry per primitive; a primitive without one does not compile. */
@@ -269,8 +267,10 @@ export function gradients(loss: Value, of: readonly Value[], seed?: Value): Valu
       ),
     );
     for (const [index, value] of inputs.entries()) {
-      const part = parts[index];
-      if (part === undefined || !asked.has(value)) continue;
+      const made = parts[index];
+      if (made === undefined || !asked.has(value)) continue;
+      // Under mixed precision a rule may compute in another type than the value's.
+      const part = absoluteScope('gradient', () => scope(first.name, () => ops.cast(made, value.dtype)));
       const earlier = total.get(value);
       total.set(
         value,

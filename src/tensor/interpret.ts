@@ -2,6 +2,7 @@
  * The reference interpreter: every primitive written out as plainly as possible in float64, to be read and
  * trusted. It is the oracle for the engines; it is slow on purpose.
  */
+import { castTensor } from './halfPrecision.ts';
 import { type NodeOf, type Primitive, type Program, ProgramError, type Value } from './program.ts';
 import { formatShape, type Shape, sameShape, sizeOf, type Tensor } from './tensor.ts';
 
@@ -327,11 +328,9 @@ const evaluate: { readonly [P in Primitive]: Evaluate<P> } = {
   },
 };
 
-/** A tensor's numbers as float64. @throws ProgramError for half precision, which the oracle does not hold. */
-export function toNumbers({ dtype, shape, data }: Tensor): Numbers {
-  if (dtype === 'float16' || dtype === 'bfloat16') {
-    throw new ProgramError(`the reference interpreter takes no ${dtype} tensors: widen them to float32`);
-  }
+/** A tensor's numbers as float64. */
+export function toNumbers(tensor: Tensor): Numbers {
+  const { shape, data } = castTensor(tensor, 'float32') ?? tensor;
   return { shape, data: Float64Array.from(data as ArrayLike<number | bigint>, Number) };
 }
 

@@ -1,4 +1,5 @@
 /** The vocabulary models are written in: one function per primitive, and a few compositions of them. */
+import { isHalf } from './precision.ts';
 import { ProgramError, type Value } from './program.ts';
 import { broadcastShapes } from './shapes.ts';
 import { allocate, type DType, type Shape, sameShape, sizeOf, type Tensor, tensor } from './tensor.ts';
@@ -22,12 +23,12 @@ export function constant(values: Tensor): Value {
 
 /** A constant of one repeated number. */
 export function filled(dtype: DType, shape: Shape, value: number): Value {
-  const scalar = allocate(dtype, 1);
+  const scalar = allocate(isHalf(dtype) ? 'float32' : dtype, 1);
   if (scalar instanceof BigInt64Array) scalar.fill(BigInt(value));
-  else if (scalar instanceof Uint16Array)
-    throw new ProgramError(`make a float32 constant and cast it to ${dtype}`);
   else scalar.fill(value);
-  const one = constant(tensor(dtype, [], scalar));
+  const one = isHalf(dtype)
+    ? cast(constant(tensor('float32', [], scalar as Float32Array)), dtype)
+    : constant(tensor(dtype, [], scalar));
   return shape.length === 0 ? one : expand(one, shape);
 }
 
@@ -37,14 +38,8 @@ function operands(a: Operand, b: Operand): [Value, Value] {
   }
   const value = (typeof a === 'number' ? b : a) as Value;
   const lift = (operand: Operand) =>
-    typeof operand === 'number' ? scalarLike(value.dtype, operand) : operand;
+    typeof operand === 'number' ? filled(value.dtype, [], operand) : operand;
   return [lift(a), lift(b)];
-}
-
-function scalarLike(dtype: DType, value: number): Value {
-  return dtype === 'float16' || dtype === 'bfloat16'
-    ? cast(filled('float32', [], value), dtype)
-    : filled(dtype, [], value);
 }
 
 export const add = (a: Operand, b: Operand) => only(emit('add', operands(a, b), none));

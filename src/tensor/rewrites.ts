@@ -1,4 +1,5 @@
 /** Local rewrites that save work and memory and leave every output as it is. */
+import { castTensor } from './halfPrecision.ts';
 import type { Node, Primitive, Program, Value } from './program.ts';
 import { broadcastShapes } from './shapes.ts';
 import { sameShape } from './tensor.ts';
@@ -129,4 +130,14 @@ function isFilledWith({ node, dtype }: Value, number: number): boolean {
   return data.length === 1 && Number(data[0]) === number;
 }
 
-const rules: readonly Rule[] = [dropExpand, dropOne, mergeReshapes, scatterInPlace];
+/** A constant in another floating type is a constant: frozen weights are rounded here, once, and kept as they are used. */
+const foldCasts: Rule = (node) => {
+  if (node.primitive !== 'cast') return undefined;
+  const source = (node.inputs[0] as Value).node;
+  if (source.primitive !== 'constant') return undefined;
+  const tensor = castTensor(source.attributes.tensor, node.attributes.dtype);
+  if (tensor === undefined) return undefined;
+  return { primitive: 'constant', inputs: [], attributes: { tensor }, outputs: node.outputs };
+};
+
+const rules: readonly Rule[] = [dropExpand, dropOne, mergeReshapes, scatterInPlace, foldCasts];

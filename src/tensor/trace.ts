@@ -1,4 +1,5 @@
 /** Tracing: calling a model function once on handles writes its tensor program down. */
+import { type HalfType, operandType, type Precision } from './precision.ts';
 import {
   type Attributes,
   type Node,
@@ -10,7 +11,7 @@ import {
   type ValueType,
 } from './program.ts';
 import { type ShapeRule, shapeRules } from './shapes.ts';
-import { formatShape } from './tensor.ts';
+import { type DType, formatShape } from './tensor.ts';
 
 interface Recorder {
   readonly nodes: Node[];
@@ -18,6 +19,8 @@ interface Recorder {
   readonly values: Set<Value>;
   readonly customGradients: Map<Value, CustomGradient>;
   scopes: string[];
+  /** The type of matrix products, where it is not that of their operands. */
+  compute: HalfType | undefined;
 }
 
 /** How a gradient is computed where the primitives' rules would waste time or memory. */
@@ -55,6 +58,7 @@ export function trace<Names extends string>(
     values: new Set(),
     customGradients: new Map(),
     scopes: [],
+    compute: undefined,
   };
   recorder = own;
   try {
@@ -97,6 +101,23 @@ export function absoluteScope<T>(name: string, body: () => T): T {
   }
 }
 
+/** Runs `body` with matrix products in `precision`, and with the casts that this takes. */
+export function withPrecision<T>(precision: Precision, body: () => T): T {
+  const own = recording();
+  const outer = own.compute;
+  own.compute = precision === 'float32' ? undefined : precision;
+  try {
+    return body();
+  } finally {
+    own.compute = outer;
+  }
+}
+
+/** The type in which a matrix product of such values is computed here. */
+export function productType(dtype: DType): DType {
+  return operandType('matmul', { dtype }, [{ dtype }], recording().compute);
+}
+
 /** Gives a value the name by which probes and errors speak of it, below the current scopes. */
 export function named(name: string, value: Value): Value {
   const own = recording();
@@ -123,26 +144,26 @@ export function recordedNodes(): readonly Node[] {
 /** Adds one primitive operation and returns what it makes. */
 export function emit<P extends Primitive>(
   primitive: P,
-  inputs: readonly Value[],
+  operands: readonly Value[],
   attributes: Attributes[P],
 ): readonly Value[] {
   const own = recording();
-  for (const value of inputs) {
+  for (const value of operands) {
     if (!own.values.has(value))
       throw new ProgramError(`${primitive}: "${value.name}" comes from another trace`);
   }
+  const inputs = operands.map((value) => {
+    const dtype = operandType(primitive, value, operands, own.compute);
+    return dtype === value.dtype ? value : (emit('cast', [value], { dtype })[0] as Value);
+  });
   const rule: ShapeRule<P> = shapeRules[primitive];
   let types: readonly ValueType[];
   try {
     types = rule.types(inputs, attributes);
   } catch (error) {
     const where = [...own.scopes, primitive].join('.');
-    const operands = inputs
-      .map((value) => `${value.name} ${value.dtype}${formatShape(value.shape)}`)
-      .join(', ');
-    throw new ProgramError(
-      `${where}(${operands}): ${error instanceof Error ? error.message : String(error)}`,
-    );
+    const taken = inputs.map((value) => `${value.name} ${value.dtype}${formatShape(value.shape)}`).join(', ');
+    throw new ProgramError(`${where}(${taken}): ${error instanceof Error ? error.message : String(error)}`);
   }
   record(primitive, inputs, attributes, types, [...own.scopes, primitive].join('.'));
   return (own.nodes.at(-1) as Node).outputs;

@@ -25,6 +25,10 @@ const stateSchema = z.strictObject({
   drawn: z.int().min(0),
   /** The optimizer's updates in this stage. */
   updates: z.int().min(0),
+  /** Of this stage, where its precision needs one. */
+  lossScale: z
+    .strictObject({ scale: z.number().gt(0), steps: z.int().min(0), skipped: z.int().min(0) })
+    .optional(),
   tokensSeen: z.int().min(0),
   /** The stream that the data order comes from: (seed, stage, epoch) name each permutation. */
   seed: z.int(),

@@ -79,7 +79,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
     if (result.interrupted) return { parameters, steps: progress.step, finished: false };
     if (progress.stageStep === train.stages[index]?.steps) {
       // The next stage starts with a fresh optimizer: other parameters train, at another rate.
-      progress = { ...progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
+      progress = { ...progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0, lossScale: undefined };
       moments = new Map();
     } else moments = result.moments;
     await curriculum.save({ progress, parameters: pick(parameters, ever), moments });
@@ -118,7 +118,9 @@ async function runStage(
   if (train.batchShapes > 1) watch.note(describeShapes(plan, experiment));
   const state = await trainingState(
     { engine, ...options },
-    startMoments.size === 0 ? undefined : { updates: start.updates, moments: startMoments },
+    startMoments.size === 0
+      ? undefined
+      : { updates: start.updates, moments: startMoments, lossScale: start.lossScale },
   );
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
@@ -132,11 +134,13 @@ async function runStage(
       const drawn = drawWindow(plan, progress.drawn, train.accumulate);
       const window = drawn.map((batch) => stageBatch(plan, model, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
-      const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
-        if (!(error instanceof NonFiniteError)) throw error;
-        const ids = drawn.flat().map((row) => row.id);
-        throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
-      });
+      const { loss, gradientNorm, scaling } = await state
+        .step(window, learningRate)
+        .catch((error: unknown) => {
+          if (!(error instanceof NonFiniteError)) throw error;
+          const ids = drawn.flat().map((row) => row.id);
+          throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
+        });
       const tokens = window.reduce((total, batch) => total + batch.tokens, 0);
       const stepMs = performance.now() - began;
       progress = {
@@ -145,7 +149,7 @@ async function runStage(
         stage: index,
         stageStep: progress.stageStep + 1,
         drawn: progress.drawn + train.accumulate,
-        updates: progress.updates + 1,
+        updates: progress.updates + (scaling?.skipped === true ? 0 : 1),
         tokensSeen: progress.tokensSeen + tokens,
       };
       const tokensPerSecond = Math.round((1000 * tokens) / stepMs);
@@ -155,22 +159,37 @@ async function runStage(
         loss,
         learningRate,
         gradientNorm,
+        ...scaling,
         tokens,
         tokensPerSecond,
         stepMs,
       });
+      if (scaling?.skipped === true) {
+        watch.note(
+          `step ${progress.step}: gradients overflowed float16 at a loss scale of ${scaling.lossScale}; ` +
+            'the step was skipped, the scale is halved',
+        );
+      }
       bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
       stopping = interrupted();
       const ends = progress.stageStep === stage.steps || progress.step === train.maxSteps;
       if (!ends && (stopping || progress.step % train.checkpoint.everySteps === 0)) {
         const now = await state.parameters();
-        const { moments } = await state.optimizer();
-        await save({ progress, parameters: pick(new Map([...parameters, ...now]), ever), moments });
+        const { moments, lossScale } = await state.optimizer();
+        const saved = { ...progress, lossScale };
+        await save({ progress: saved, parameters: pick(new Map([...parameters, ...now]), ever), moments });
       }
       if (stopping && !ends) break;
     }
-    const { moments } = await state.optimizer();
-    const result = { parameters: copied(await state.parameters()), moments, progress, interrupted: stopping };
+    const { moments, lossScale } = await state.optimizer();
+    if (lossScale !== undefined && lossScale.skipped > 0)
+      watch.note(`stage "${stage.name}": ${lossScale.skipped} of ${progress.stageStep} steps were skipped`);
+    const result = {
+      parameters: copied(await state.parameters()),
+      moments,
+      progress: { ...progress, lossScale },
+      interrupted: stopping,
+    };
     await state.dispose();
     return result;
   } catch (error) {

@@ -8,15 +8,18 @@ import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
 import { scope, trace } from '../tensor/trace.ts';
+import { nextLossScale, startingLossScale } from './lossScale.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 import {
   type Batch,
   forEachSize,
   gradientProgram,
   lossAndGradients,
-  mustBeFinite,
+  lossScaleInput,
   type OptimizerState,
   ofSize,
+  overflows,
+  precisionInputs,
   prefixed,
   recomputeLayers,
   type StepOptions,
@@ -64,7 +67,13 @@ export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
   const { trainable, objective, optimizer, clipNorm } = options;
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
-  const types = { ...own, ...prefixed('first.', own), ...prefixed('second.', own), ...scalarInputs };
+  const types = {
+    ...own,
+    ...prefixed('first.', own),
+    ...prefixed('second.', own),
+    ...scalarInputs,
+    ...precisionInputs(options),
+  };
   const program = trace<string>({ ...types, ...objective.inputs }, (inputs) => {
     const { loss, gradients } = lossAndGradients(options, inputs);
     return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
@@ -143,30 +152,42 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     ]),
   );
   let done = start?.updates ?? 0;
+  let scaling = startingLossScale(options, start);
 
   function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
     const gradientNorm = Number(plain(outputs, 'gradientNorm').data[0]);
+    const used = scaling;
+    let skipped: boolean;
     try {
-      mustBeFinite(loss, gradientNorm);
+      skipped = overflows(loss, gradientNorm, used);
     } catch (error) {
       dispose(Object.values(outputs));
       throw error;
     }
-    dispose(stateNames.map((name) => state[name] as Feed));
-    for (const name of stateNames) state[name] = outputs[`next.${name}`] as Feed;
-    done++;
-    return { loss, gradientNorm, updateMs: 0 };
+    if (skipped) dispose(Object.values(outputs));
+    else {
+      dispose(stateNames.map((name) => state[name] as Feed));
+      for (const name of stateNames) state[name] = outputs[`next.${name}`] as Feed;
+      done++;
+    }
+    scaling = used && nextLossScale(used, skipped);
+    return {
+      loss,
+      gradientNorm,
+      scaling: used && { lossScale: used.scale, skipped },
+      updateMs: 0,
+    };
   }
 
   /** The sums of the window's gradients, and its loss. */
-  async function accumulateWindow(window: readonly Batch[]) {
+  async function accumulateWindow(window: readonly Batch[], scaleFeed: Readonly<Record<string, Tensor>>) {
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
     let sums: Record<string, Feed> = zeroSums;
     let loss = 0;
     for (const batch of window) {
       const before = sums;
       const outputs = await ofSize(accumulating, batch)
-        .run({ ...trained, ...before, ...batch.feeds })
+        .run({ ...trained, ...before, ...scaleFeed, ...batch.feeds })
         .finally(() => {
           if (before !== zeroSums) dispose(Object.values(before));
         });
@@ -195,14 +216,21 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         learningRate: number(learningRate),
         correction1: number(1 - optimizer.beta1 ** (done + 1)),
         correction2: number(1 - optimizer.beta2 ** (done + 1)),
-        scale: number(1 / supervised),
+        scale: number(1 / (scaling?.scale ?? supervised)),
       };
+      const scaleFeed: Record<string, Tensor> =
+        scaling === undefined ? {} : { [lossScaleInput]: number(scaling.scale / supervised) };
       if (fused !== undefined) {
         const [batch] = window as readonly [Batch];
-        const outputs = await ofSize(fused, batch).run({ ...state, ...scalars, ...batch.feeds });
+        const outputs = await ofSize(fused, batch).run({
+          ...state,
+          ...scalars,
+          ...scaleFeed,
+          ...batch.feeds,
+        });
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
-      const { sums, loss } = await accumulateWindow(window);
+      const { sums, loss } = await accumulateWindow(window, scaleFeed);
       const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[sumName(name)] as Feed]));
       const outputs = await (update as Executable)
         .run({ ...state, ...fed, ...scalars })
@@ -211,7 +239,8 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     },
     parameters: () => read(names),
     async optimizer() {
-      return { updates: done, moments: await read(stateNames.filter((name) => !trainable.has(name))) };
+      const moments = await read(stateNames.filter((name) => !trainable.has(name)));
+      return { updates: done, moments, lossScale: scaling };
     },
     async dispose() {
       // Device memory belongs to the program that made it: freeing it after the program ends the process.

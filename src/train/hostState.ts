@@ -3,14 +3,16 @@
  * moments in place, so that there is one generation of each.
  */
 import { type Executable, plain } from '../engine/engine.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type AdamWTensors, adamwMemory } from './adamwMemory.ts';
+import { nextLossScale, startingLossScale } from './lossScale.ts';
 import {
   forEachSize,
   gradientProgram,
-  mustBeFinite,
+  lossScaleInput,
   type OptimizerState,
   ofSize,
+  overflows,
   type StepOptions,
   supervisedTokens,
   type TrainingState,
@@ -29,6 +31,7 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
     if (moment !== undefined) data.set(moment.data);
   }
   let done = start?.updates ?? 0;
+  let scaling = startingLossScale(options, start);
   const gradients = all('gradient', 'gradient.');
   const into = Object.fromEntries(gradients);
   const feeds: Record<string, Tensor> = Object.fromEntries(all('parameter'));
@@ -38,24 +41,36 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
   return {
     async step(window, learningRate) {
       const supervised = supervisedTokens(window);
+      const used = scaling;
+      const scaleFeed: Record<string, Tensor> =
+        used === undefined ? {} : { [lossScaleInput]: float32([], [used.scale / supervised]) };
       let loss = 0;
       if (accumulates) for (const [, { data }] of gradients) data.fill(0);
       for (const batch of window) {
-        const outputs = await ofSize(executables, batch).run({ ...feeds, ...batch.feeds }, into);
+        const outputs = await ofSize(executables, batch).run(
+          { ...feeds, ...scaleFeed, ...batch.feeds },
+          into,
+        );
         loss += Number(plain(outputs, 'loss').data[0]) / supervised;
       }
       const began = performance.now();
-      const gradientNorm = memory.gradientNorm() / supervised;
-      mustBeFinite(loss, gradientNorm);
-      const clipping = clipNorm === null || gradientNorm < clipNorm ? 1 : clipNorm / gradientNorm;
-      memory.update(optimizer, { learningRate, done, scale: clipping / supervised });
-      done++;
-      return { loss, gradientNorm, updateMs: performance.now() - began };
+      const divisor = used?.scale ?? supervised;
+      const gradientNorm = memory.gradientNorm() / divisor;
+      const skipped = overflows(loss, gradientNorm, used);
+      if (!skipped) {
+        const clipping = clipNorm === null || gradientNorm < clipNorm ? 1 : clipNorm / gradientNorm;
+        memory.update(optimizer, { learningRate, done, scale: clipping / divisor });
+        done++;
+      }
+      scaling = used && nextLossScale(used, skipped);
+      const told = used && { lossScale: used.scale, skipped };
+      return { loss, gradientNorm, scaling: told, updateMs: performance.now() - began };
     },
     parameters: async () => new Map(all('parameter')),
     optimizer: async () => ({
       updates: done,
       moments: new Map([...all('first', 'first.'), ...all('second', 'second.')]),
+      lossScale: scaling,
     }),
     async dispose() {
       for (const executable of executables) await executable.dispose();

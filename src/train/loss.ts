@@ -2,16 +2,21 @@
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, batchFeeds, batchInputs, type Row, targetLoss } from '../pal/batch.ts';
 import { audioTokens } from '../pal/streams.ts';
+import { multiply } from '../tensor/operations.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
+import { scope } from '../tensor/trace.ts';
 import type { Batch, Objective } from './step.ts';
 
 /** Cross-entropy of the target tokens, each with a weight. */
 export function answerObjective(model: AudioLlm, shape: BatchShape): Objective {
   return {
     inputs: { ...batchInputs(model, shape), 'target.weights': { dtype: 'float32', shape: [shape.targets] } },
-    summedLoss: (parameters, inputs) =>
-      targetLoss(model, parameters, inputs, inputs['target.weights'] as Value),
+    summedLoss: (parameters, inputs, scale) => {
+      const given = inputs['target.weights'] as Value;
+      const weights = scale === undefined ? given : scope('loss', () => multiply(given, scale));
+      return targetLoss(model, parameters, inputs, weights);
+    },
   };
 }
 

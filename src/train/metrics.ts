@@ -9,8 +9,12 @@ export interface StepMetrics {
   readonly stage: string;
   readonly loss: number;
   readonly learningRate: number;
-  /** Before clipping. */
+  /** Before clipping; null in the file where the step was skipped. */
   readonly gradientNorm: number;
+  /** What the gradients were multiplied by; with float16 alone. */
+  readonly lossScale?: number;
+  /** Whether the gradients overflowed, so that nothing was updated; with float16 alone. */
+  readonly skipped?: boolean;
   /** Text and audio tokens taken in by the LLM. */
   readonly tokens: number;
   readonly tokensPerSecond: number;

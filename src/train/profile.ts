@@ -6,7 +6,7 @@ import type { KernelProfile, ProgramProfile } from '../engine/onnx/profile.ts';
 import type { Program } from '../tensor/program.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
-import { encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
+import { checkPrecision, encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
 import { drawWindow, planStage, stageBatch, trainableByStage } from './stage.ts';
 import { trainingState } from './trainingState.ts';
 
@@ -72,6 +72,9 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
   const profiles: ProgramProfile[] = [];
   const engine = onnxEngine({ ...measured, onProfile: (profile) => profiles.push(profile) });
   try {
+    // The trial's programs are not the step's.
+    const trial = onnxEngine(measured);
+    await checkPrecision(experiment, trial, watch.note).finally(() => trial.dispose());
     const { clips } = await encodeClips(experiment, encoders, training, watch);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;

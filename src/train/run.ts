@@ -18,7 +18,7 @@ import { markRunning } from './lastRun.ts';
 import { openMetrics } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
-import { configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
+import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
 
 export interface RunOptions {
@@ -72,6 +72,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
   const engine = options.engine ?? (await makeEngine(experiment, watch.note));
   const encoders = await loadEncoders(experiment);
   try {
+    await checkPrecision(experiment, engine, watch.note);
     const { clips, skipped } = await encodeClips(
       experiment,
       encoders,

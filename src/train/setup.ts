@@ -8,7 +8,7 @@ import { locate } from '../config/locate.ts';
 import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
-import type { Engine } from '../engine/engine.ts';
+import { type Engine, EngineError } from '../engine/engine.ts';
 import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
@@ -55,7 +55,8 @@ export function onnxOptions({ engine, train }: Experiment): OnnxEngineOptions & 
       `engine.kind: ${engine.kind}: only the kernels of ONNX Runtime can be looked at one by one; choose --engine cpu, webgpu or cuda`,
     );
   }
-  return { provider: engine.provider, optimization: engine.optimization, threads: train.threads };
+  const { provider, optimization, device, tf32 } = engine;
+  return { provider, optimization, threads: train.threads, device, tf32 };
 }
 
 /**
@@ -69,6 +70,34 @@ export async function makeEngine(experiment: Experiment, note?: Watch['note']): 
   const made = await tfjsEngine({ backend: engine.backend });
   if (engine.backend === 'auto') note?.(`engine: ${made.description}`);
   return made;
+}
+
+/**
+ * Tries the precision that training is to have, before anything is spent on it.
+ * @param note told when it is only emulated
+ * @throws EngineError saying what to choose when the engine does not compute in it
+ */
+export async function checkPrecision(
+  { train }: Experiment,
+  engine: Engine,
+  note: Watch['note'],
+): Promise<void> {
+  const { precision } = train;
+  if (precision === 'float32') return;
+  const arithmetic = await engine.arithmetic(precision).catch((error: unknown) => {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new EngineError(
+      `train.precision: ${precision}: ${engine.description} does not compute in it.\n` +
+        'Choose train.precision: float32, or another engine; `palkit doctor` says what each of them takes here.\n' +
+        `The reason: ${reason}`,
+      { cause: error },
+    );
+  });
+  if (arithmetic === 'emulated') {
+    note(
+      `${precision} on ${engine.description} is computed in float32 with rounding: for checking, not for speed`,
+    );
+  }
 }
 
 /** Loads the encoders that the streams name, each once. */

@@ -128,6 +128,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     frozen,
     optimizer: train.optimizer,
     clipNorm: train.clipNorm,
+    precision: train.precision,
     accumulate: train.accumulate,
   };
   // By the largest of the shapes, which takes most memory.

@@ -1,12 +1,14 @@
 /** The training step: its contract, and the tensor program of the loss and its gradients. */
 import type { Engine } from '../engine/engine.ts';
 import { gradients } from '../tensor/gradients.ts';
-import { add } from '../tensor/operations.ts';
+import { add, divide } from '../tensor/operations.ts';
 import { frozen, type Parameters, type ParameterTensors, parameterInputs } from '../tensor/parameters.ts';
+import type { Precision } from '../tensor/precision.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { recomputableRegions, recompute } from '../tensor/recompute.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { trace } from '../tensor/trace.ts';
+import { trace, withPrecision } from '../tensor/trace.ts';
+import { type LossScale, needsLossScale, smallestLossScale } from './lossScale.ts';
 import type { AdamWConfig } from './optimizer.ts';
 
 /** One micro-batch, ready to be fed. */
@@ -23,8 +25,12 @@ export interface Batch {
 /** What is trained: a loss over named inputs. */
 export interface Objective {
   readonly inputs: Readonly<Record<string, ValueType>>;
-  /** The loss summed over the supervised tokens. */
-  readonly summedLoss: (parameters: Parameters, inputs: Readonly<Record<string, Value>>) => Value;
+  /** The loss summed over the supervised tokens, times `scale` (a float32 scalar) where one is given. */
+  readonly summedLoss: (
+    parameters: Parameters,
+    inputs: Readonly<Record<string, Value>>,
+    scale?: Value,
+  ) => Value;
 }
 
 export interface StepOptions {
@@ -36,6 +42,8 @@ export interface StepOptions {
   readonly frozen: ParameterTensors;
   readonly optimizer: AdamWConfig;
   readonly clipNorm: number | null;
+  /** Of matrix products, forward and backward; float32 when left out. Parameters, moments and loss are float32. */
+  readonly precision?: Precision;
   /** Micro-batches per step. */
   readonly accumulate: number;
   /** Layers whose activations the backward pass computes again; none when left out. */
@@ -61,10 +69,24 @@ export function ofSize<T>(made: readonly T[], { size = 0 }: Pick<Batch, 'size'>)
 }
 
 /** What a loss is differentiated for. */
-export type Differentiated = Pick<StepOptions, 'objective' | 'trainable' | 'frozen' | 'recompute'>;
+export type Differentiated = Pick<
+  StepOptions,
+  'objective' | 'trainable' | 'frozen' | 'precision' | 'recompute'
+>;
+
+/** What the loss is multiplied by before it is differentiated; fed where the precision takes a loss scale. */
+export const lossScaleInput = 'loss.scale';
+
+/** The inputs that a precision adds. */
+export function precisionInputs({ precision = 'float32' }: Pick<StepOptions, 'precision'>): {
+  [name: string]: ValueType;
+} {
+  return needsLossScale(precision) ? { [lossScaleInput]: { dtype: 'float32', shape: [] } } : {};
+}
 
 /**
- * Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens.
+ * Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens; the gradients
+ * times `loss.scale` where the precision has that input.
  * @param accumulates whether the gradients are added to inputs `sum.<name>`
  */
 export function gradientProgram(
@@ -73,7 +95,8 @@ export function gradientProgram(
 ): Program {
   const own = parameterInputs(options.trainable);
   const sums = accumulates ? prefixed('sum.', own) : {};
-  const program = trace<string>({ ...own, ...sums, ...options.objective.inputs }, (inputs) => {
+  const types = { ...own, ...sums, ...precisionInputs(options), ...options.objective.inputs };
+  const program = trace<string>(types, (inputs) => {
     const { loss, gradients: parts } = lossAndGradients(options, inputs);
     const outputs = [...parts].map(([name, part]) => [
       `gradient.${name}`,
@@ -86,7 +109,7 @@ export function gradientProgram(
 
 /** The loss, and its gradient for every trained parameter. */
 export function lossAndGradients(
-  { objective, trainable, frozen: fixed }: Differentiated,
+  { objective, trainable, frozen: fixed, precision = 'float32' }: Differentiated,
   inputs: Readonly<Record<string, Value>>,
 ): { loss: Value; gradients: Map<string, Value> } {
   const names = [...trainable.keys()];
@@ -95,8 +118,12 @@ export function lossAndGradients(
     ...frozen(fixed),
     ...names.map((name, at) => [name, own[at] as Value] as const),
   ]);
-  const loss = objective.summedLoss(parameters, inputs);
-  const parts = gradients(loss, own);
+  const scale = inputs[lossScaleInput];
+  const { scaled, parts } = withPrecision(precision, () => {
+    const summed = objective.summedLoss(parameters, inputs, scale);
+    return { scaled: summed, parts: gradients(summed, own) };
+  });
+  const loss = scale === undefined ? scaled : divide(scaled, scale);
   return { loss, gradients: new Map(names.map((name, at) => [name, parts[at] as Value])) };
 }
 
@@ -124,13 +151,17 @@ export interface OptimizerState {
   readonly updates: number;
   /** `first.<name>` and `second.<name>`. */
   readonly moments: ParameterTensors;
+  /** Undefined where the precision needs none. */
+  readonly lossScale?: LossScale | undefined;
 }
 
 export interface StepResult {
   /** Mean over the supervised tokens of the window. */
   readonly loss: number;
-  /** Before clipping. */
+  /** Before clipping. Not finite where the step was skipped. */
   readonly gradientNorm: number;
+  /** Undefined where the precision needs no loss scale. */
+  readonly scaling?: { readonly lossScale: number; readonly skipped: boolean } | undefined;
   /** Milliseconds of the update where it is no part of the engine's programs, else 0. */
   readonly updateMs: number;
 }
@@ -138,8 +169,9 @@ export interface StepResult {
 /** Training in progress: parameters and moments stay where the engine keeps them. */
 export interface TrainingState {
   /**
-   * One optimizer step over a window of micro-batches.
-   * @throws NonFiniteError before anything is updated when loss or gradients are not finite
+   * One optimizer step over a window of micro-batches. With a loss scale, a step whose gradients overflow is
+   * skipped: nothing is updated, and the scale is halved.
+   * @throws NonFiniteError before anything is updated when loss or gradients are not finite, and no smaller scale helps
    */
   step(window: readonly Batch[], learningRate: number): Promise<StepResult>;
   /** The trained parameters as they are now, without a copy where there need be none: the next step may change them. */
@@ -167,4 +199,16 @@ export function mustBeFinite(loss: number, gradientNorm: number): void {
   throw new NonFiniteError(
     `the loss is ${loss} and the gradient's norm ${gradientNorm}: the step was not taken, the parameters are as before`,
   );
+}
+
+/**
+ * Whether a step is to be skipped because its gradients overflowed under the loss scale.
+ * @param scaling undefined: nothing was scaled
+ * @throws NonFiniteError when loss or gradients are not finite and a smaller scale would not help
+ */
+export function overflows(loss: number, gradientNorm: number, scaling: LossScale | undefined): boolean {
+  const helps = scaling !== undefined && scaling.scale > smallestLossScale && Number.isFinite(loss);
+  if (helps && !Number.isFinite(gradientNorm)) return true;
+  mustBeFinite(loss, gradientNorm);
+  return false;
 }

@@ -167,6 +167,21 @@ describe('problems of a file', () => {
       'experiment.yaml:12:48  train.stages.0.finalLearningRate: 0.1 is above learningRate (0.001); the rate only falls',
     ],
     [
+      'a GPU for a provider without a choice of them',
+      () => `${smallest}engine: { provider: webgpu, device: 1 }\n`,
+      'experiment.yaml:13:29  engine.device: has no effect with provider: webgpu; only with provider: cuda',
+    ],
+    [
+      'TF32 on the default provider',
+      () => `${smallest}engine: { tf32: false }\n`,
+      'experiment.yaml:13:11  engine.tf32: has no effect with provider: cpu; only with provider: cuda',
+    ],
+    [
+      'a precision that there is not',
+      () => change('train:', 'train:\n  precision: fp16'),
+      'experiment.yaml:11:14  train.precision: expected one of float32, float16, bfloat16; found "fp16"',
+    ],
+    [
       'a template without the question',
       () => `${smallest}prompt: { template: "Answer:" }\n`,
       'experiment.yaml:13:11  prompt.template: {question} is missing, so no question would be asked',

@@ -1,9 +1,10 @@
 /** One training step of a small audio-LLM with every kind of stream, on any engine. */
 import { random } from '../../src/config/random.ts';
 import { type Engine, plain } from '../../src/engine/engine.ts';
+import type { Precision } from '../../src/tensor/precision.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
-import { gradientProgram, type StepOptions } from '../../src/train/step.ts';
+import { gradientProgram, lossScaleInput, type StepOptions } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
 import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
 
@@ -49,7 +50,7 @@ const rows = [0, 1, 2].map((row) => {
 export const batch = answerBatch(model, shape, rows);
 
 /** What the training of the model is compiled from. */
-export function smallOptions(engine: Engine, accumulate = 1): StepOptions {
+export function smallOptions(engine: Engine, accumulate = 1, precision: Precision = 'float32'): StepOptions {
   return {
     engine,
     objective,
@@ -57,15 +58,17 @@ export function smallOptions(engine: Engine, accumulate = 1): StepOptions {
     frozen,
     optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
     clipNorm: 1,
+    precision,
     accumulate,
   };
 }
 
 /** Loss, gradients and, after three resident steps, the parameters. */
-export async function smallStep(engine: Engine): Promise<Step> {
-  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen }));
-  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...batch.feeds });
-  const state = await trainingState(smallOptions(engine));
+export async function smallStep(engine: Engine, precision: Precision = 'float32'): Promise<Step> {
+  const gradient = await engine.compile(gradientProgram({ objective, trainable, frozen, precision }));
+  const scaleFeed = precision === 'float16' ? { [lossScaleInput]: float32([], [1]) } : {};
+  const outputs = await gradient.run({ ...Object.fromEntries(trainable), ...scaleFeed, ...batch.feeds });
+  const state = await trainingState(smallOptions(engine, 1, precision));
   const losses: number[] = [];
   for (let step = 0; step < 3; step++) losses.push((await state.step([batch], 0.001)).loss);
   const numbers = ({ data }: Tensor) => Array.from(data as Float32Array);

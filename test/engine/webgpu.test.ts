@@ -55,4 +55,21 @@ describe('a training step on webgpu', () => {
       ['topK', ['Cast float']],
     ]);
   });
+
+  it('computes in float16 as float32 does, or says that the device has none; bfloat16 it has never', () => {
+    const { float16, bfloat16 } = runOnDevice<Record<string, string>>('halfOnProvider', ['webgpu']) as Record<
+      string,
+      string
+    >;
+    expect(bfloat16).toContain('ONNX Runtime (webgpu) does not take the program');
+    if (float16 !== 'native') {
+      expect(float16).toContain('the device does not support it');
+      return;
+    }
+    const half = runOnDevice<Step>('trainingStep', ['webgpu', 'float16']) as Step;
+    const [loss = 0] = cpu.gradients.loss as number[];
+    expect(Math.abs((half.gradients.loss?.[0] as number) / loss - 1)).toBeLessThan(1e-3);
+    for (const [name, values] of Object.entries(cpu.gradients))
+      expect(relative(values, half.gradients[name] as number[])).toBeLessThan(0.03);
+  });
 });

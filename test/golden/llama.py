@@ -28,8 +28,13 @@ def fill(name, shape):
 
 
 ids = [[0, 5, 17, 44, 9, 33, 60, 2, 21], [0, 8, 8, 31, 50, 12, 3, 3, 40]]
-cases = {}
-for name, tied, theta in [("tied", True, 10000.0), ("untied", False, 500000.0)]:
+tokens = torch.tensor(ids)
+variants = [("tied", True, 10000.0), ("untied", False, 500000.0)]
+wanted = ["model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight",
+          "model.layers.1.mlp.gate_proj.weight", "model.layers.2.input_layernorm.weight", "model.norm.weight"]
+
+
+def small_llama(tied, theta):
     config = LlamaConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=61, rms_norm_eps=1e-5, rope_theta=theta, tie_word_embeddings=tied, max_position_embeddings=128,
@@ -40,25 +45,41 @@ for name, tied, theta in [("tied", True, 10000.0), ("untied", False, 500000.0)]:
         for key, parameter in model.named_parameters():
             parameter.copy_(fill(key, list(parameter.shape)))
     model.tie_weights()
-    tokens = torch.tensor(ids)
-    logits = model(tokens).logits
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 61), tokens[:, 1:].reshape(-1), reduction="sum")
-    loss.backward()
-    wanted = ["model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight",
-              "model.layers.1.mlp.gate_proj.weight", "model.layers.2.input_layernorm.weight", "model.norm.weight"]
+    return model
+
+
+def summed_loss(logits):
+    return torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 61), tokens[:, 1:].reshape(-1), reduction="sum")
+
+
+def summary(model):
     gradients = {key: parameter.grad for key, parameter in model.named_parameters() if key in wanted}
-    sequence = list(ids[0])
-    with torch.no_grad():
-        for _ in range(24):
-            sequence.append(int(model(torch.tensor([sequence])).logits[0, -1].argmax()))
-    cases[name] = {
-        "ropeTheta": theta,
-        "tied": tied,
-        "logits": [float(f"{value:.7g}") for value in logits.detach().flatten().tolist()[:: 7]],
-        "loss": float(loss),
-        "greedy": sequence[len(ids[0]):],
-        "gradients": {key: {"norm": float(value.norm()), "every97": [float(f"{x:.7g}") for x in value.flatten().tolist()[::97]]}
-                      for key, value in gradients.items()},
-    }
-path = pathlib.Path(__file__).with_suffix(".json")
-path.write_text(json.dumps({"ids": ids, "cases": cases}, indent=1) + "\n")
+    return {key: {"norm": float(value.norm()), "every97": [float(f"{x:.7g}") for x in value.flatten().tolist()[::97]]}
+            for key, value in gradients.items()}
+
+
+def main():
+    cases = {}
+    for name, tied, theta in variants:
+        model = small_llama(tied, theta)
+        logits = model(tokens).logits
+        loss = summed_loss(logits)
+        loss.backward()
+        sequence = list(ids[0])
+        with torch.no_grad():
+            for _ in range(24):
+                sequence.append(int(model(torch.tensor([sequence])).logits[0, -1].argmax()))
+        cases[name] = {
+            "ropeTheta": theta,
+            "tied": tied,
+            "logits": [float(f"{value:.7g}") for value in logits.detach().flatten().tolist()[:: 7]],
+            "loss": float(loss),
+            "greedy": sequence[len(ids[0]):],
+            "gradients": summary(model),
+        }
+    path = pathlib.Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps({"ids": ids, "cases": cases}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

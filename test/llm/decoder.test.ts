@@ -9,6 +9,7 @@ import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import { generate } from '../../src/pal/generate.ts';
 import { reshape } from '../../src/tensor/operations.ts';
 import { frozen } from '../../src/tensor/parameters.ts';
+import type { Precision } from '../../src/tensor/precision.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
@@ -31,6 +32,10 @@ interface Golden {
 }
 
 const golden = JSON.parse(readFileSync('test/golden/llama.json', 'utf8')) as Golden;
+/** The same models under PyTorch's autocast in bfloat16: test/golden/llama_autocast.py. */
+const autocast = JSON.parse(readFileSync('test/golden/llama_autocast.json', 'utf8')) as {
+  readonly cases: Record<string, Pick<Golden['cases'][string], 'loss' | 'gradients'>>;
+};
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
 
@@ -97,12 +102,13 @@ describe('the decoder against transformers on PyTorch', () => {
       }
     });
 
-    it(`${name} head: loss and gradients`, async () => {
-      const shape = { rows, textRows: length, targets: rows * (length - 1) };
+    const shape = { rows, textRows: length, targets: rows * (length - 1) };
+    const step = async (precision: Precision) => {
       const program = gradientProgram({
         objective: answerObjective(model, shape),
         trainable: parameters,
         frozen: new Map(),
+        precision,
       });
       const executable = await engine.compile(program);
       const batch = answerBatch(
@@ -116,14 +122,29 @@ describe('the decoder against transformers on PyTorch', () => {
         })),
       );
       const outputs = await executable.run({ ...Object.fromEntries(parameters), ...batch.feeds });
-      expect(Number(plain(outputs, 'loss').data[0]) / expected.loss).toBeCloseTo(1, 5);
+      const gradient = (key: string) => Array.from(plain(outputs, `gradient.${key}`).data as Float32Array);
+      return { loss: Number(plain(outputs, 'loss').data[0]), gradient };
+    };
+
+    it(`${name} head: loss and gradients`, async () => {
+      const { loss, gradient } = await step('float32');
+      expect(loss / expected.loss).toBeCloseTo(1, 5);
       for (const [key, { norm, every97 }] of Object.entries(expected.gradients)) {
-        const gradient = Array.from(plain(outputs, `gradient.${key}`).data as Float32Array);
-        expect(Math.hypot(...gradient) / norm).toBeCloseTo(1, 4);
+        const own = gradient(key);
+        expect(Math.hypot(...own) / norm).toBeCloseTo(1, 4);
         for (const [at, value] of every97.entries()) {
-          expect(Math.abs((gradient[97 * at] as number) - value) / norm).toBeLessThan(1e-5);
+          expect(Math.abs((own[97 * at] as number) - value) / norm).toBeLessThan(1e-5);
         }
       }
+    });
+
+    it(`${name} head: loss and gradients in bfloat16, beside PyTorch's autocast`, async () => {
+      const { loss, gradient } = await step('bfloat16');
+      const half = autocast.cases[name] as (typeof autocast.cases)[string];
+      expect(Math.abs(loss / half.loss - 1)).toBeLessThan(1e-3);
+      // Two roundings differ by as much as either differs from float32: PyTorch's norms do by up to 5 %.
+      for (const [key, { norm }] of Object.entries(half.gradients))
+        expect(Math.abs(Math.hypot(...gradient(key)) / norm - 1)).toBeLessThan(0.08);
     });
 
     it(`${name} head: 24 greedy tokens with the key-value cache`, async () => {

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
-import { bfloat16FromFloat32, float32FromHalf, halfFromFloat32 } from '../../src/llm/halfPrecision.ts';
 import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { tokenizerFromJson } from '../../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../../src/llm/trainTokenizer.ts';
 import { checkKeys, type FloatTensor, loadLlm, saveLlm } from '../../src/llm/weights.ts';
+import { bfloat16FromFloat32, float32FromHalf, halfFromFloat32 } from '../../src/tensor/halfPrecision.ts';
 import { float32, sizeOf, type Tensor, tensor } from '../../src/tensor/tensor.ts';
 import { type HubServer, hubServer } from './hubServer.ts';
 

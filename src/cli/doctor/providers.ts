@@ -7,6 +7,9 @@ import { tryEngine } from './tryEngine.ts';
 const attempt = (provider: Provider, environment: Environment = {}) =>
   tryEngine('onnx', provider, environment);
 
+/** `works: float32, float16 (emulated)` */
+const works = (types: readonly string[], where = '') => `works${where}: ${types.join(', ')}`;
+
 /** CPU, WebGPU and CUDA, each tried. */
 export async function checkProviders(): Promise<Check[]> {
   // One after the other: each loads a library of its own.
@@ -14,8 +17,8 @@ export async function checkProviders(): Promise<Check[]> {
 }
 
 async function checkCpu(): Promise<Check> {
-  const { ok, reason } = await attempt('cpu');
-  if (ok) return { what: 'provider cpu', status: 'ok', found: 'works', advice: '' };
+  const { ok, reason, types } = await attempt('cpu');
+  if (ok) return { what: 'provider cpu', status: 'ok', found: works(types), advice: '' };
   const advice = `ONNX Runtime does not run: ${short(reason)}. Install again: npm ci`;
   return { what: 'provider cpu', status: 'missing', found: 'fails', advice };
 }
@@ -24,17 +27,19 @@ async function checkWebGpu(): Promise<Check> {
   const what = 'provider webgpu';
   const asIs = await attempt('webgpu');
   if (asIs.ok) {
-    const found = isSoftware(process.env.VK_ICD_FILENAMES) ? 'works on a software device' : 'works';
+    const where = isSoftware(process.env.VK_ICD_FILENAMES) ? ' on a software device' : '';
+    const found = works(asIs.types, where);
     return { what, status: 'ok', found, advice: '--set engine.provider=webgpu' };
   }
   const environment = softwareEnvironment();
   if (environment !== undefined) {
-    if ((await attempt('webgpu', environment)).ok) {
+    const inSoftware = await attempt('webgpu', environment);
+    if (inSoftware.ok) {
       const setting = Object.entries(environment)
         .map(([name, value]) => `${name}=${value}`)
         .join(' ');
       const advice = `no GPU driver is found; to try the GPU path slowly: ${setting} palkit ...`;
-      return { what, status: 'ok', found: 'software device', advice };
+      return { what, status: 'ok', found: works(inSoftware.types, ' on a software device'), advice };
     }
   }
   const advice = `needs a GPU with a Vulkan, Metal or D3D12 driver (${short(asIs.reason)})`;
@@ -45,8 +50,8 @@ const isSoftware = (drivers: string | undefined) => /swiftshader|lvp/.test(drive
 
 async function checkCuda(): Promise<Check> {
   const what = 'provider cuda';
-  const { ok, reason } = await attempt('cuda');
-  if (ok) return { what, status: 'ok', found: 'works', advice: '--set engine.provider=cuda' };
+  const { ok, reason, types } = await attempt('cuda');
+  if (ok) return { what, status: 'ok', found: works(types), advice: '--set engine.provider=cuda' };
   const absent = /shared library|not bundled|backend not found/i.test(reason);
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     return {

@@ -10,10 +10,10 @@ export function checkTfjs(): Promise<Check[]> {
 
 async function checkBackend(backend: TfjsBackend): Promise<Check> {
   const what = `tfjs ${backend}`;
-  const { ok, reason } = await tryEngine('tfjs', backend);
+  const { ok, reason, types } = await tryEngine('tfjs', backend);
   const slow = backend === 'cpu' ? ', slowly' : '';
   const use = `--engine tfjs --set engine.backend=${backend}`;
-  if (ok) return { what, status: 'ok', found: `works${slow}`, advice: use };
+  if (ok) return { what, status: 'ok', found: `works${slow}: ${types.join(', ')}`, advice: use };
   const [told = '', advice = told] = reason.split('\n');
   const found = /is not installed/.test(told) ? 'not installed' : 'fails';
   return { what, status: 'optional', found, advice };

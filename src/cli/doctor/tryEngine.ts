@@ -2,7 +2,12 @@
 import { z } from 'zod';
 import { type Environment, runChild } from './child.ts';
 
-const attemptSchema = z.object({ ok: z.boolean(), reason: z.string().default('') });
+const attemptSchema = z.object({
+  ok: z.boolean(),
+  reason: z.string().default(''),
+  /** What a step's matrix products may be computed in: `float32`, `float16 (emulated)`. */
+  types: z.array(z.string()).default([]),
+});
 
 export type Attempt = z.output<typeof attemptSchema>;
 
@@ -19,5 +24,5 @@ export async function tryEngine(
     environment,
     limitMs: 60_000,
   });
-  return outcome.ok ? outcome.answer : outcome;
+  return outcome.ok ? outcome.answer : { ...outcome, types: [] };
 }

@@ -1,15 +1,26 @@
 /**
- * Multiplies two matrices on an engine, in a process of its own: `node tryProvider.js onnx webgpu`, `node
+ * Multiplies two matrices on an engine, and tries a training step's arithmetic in the half types, in a process of its own: `node tryProvider.js onnx webgpu`, `node
  * tryProvider.js tfjs wasm`. A GPU provider that fails can take the whole process with it.
  */
-import { plain } from '../../engine/engine.ts';
+import { type Engine, plain } from '../../engine/engine.ts';
 import { onnxEngine } from '../../engine/onnx/engine.ts';
 import type { Provider } from '../../engine/onnx/lower.ts';
 import type { TfjsBackend } from '../../engine/tfjs/backends.ts';
 import { tfjsEngine } from '../../engine/tfjs/engine.ts';
 import { matmul } from '../../tensor/operations.ts';
+import { halfTypes } from '../../tensor/precision.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { trace } from '../../tensor/trace.ts';
+
+/** The types that a step's matrix products may have, in words for people. */
+async function typesOf(engine: Engine): Promise<string[]> {
+  const types = ['float32'];
+  for (const type of halfTypes) {
+    const arithmetic = await engine.arithmetic(type).catch(() => null);
+    if (arithmetic !== null) types.push(arithmetic === 'native' ? type : `${type} (${arithmetic})`);
+  }
+  return types;
+}
 
 const shape = [2, 2] as const;
 const [kind, name] = process.argv.slice(2);
@@ -25,7 +36,9 @@ try {
   const product = Array.from(data, Number);
   const right = [7, 10, 15, 22].every((value, index) => Math.abs(value - (product[index] ?? 0)) < 1e-3);
   process.send?.(
-    right ? { ok: true } : { ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` },
+    right
+      ? { ok: true, types: await typesOf(engine) }
+      : { ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` },
   );
   await engine.dispose();
 } catch (error) {

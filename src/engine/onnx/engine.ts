@@ -15,7 +15,9 @@ import {
   isDeviceTensor,
 } from '../engine.ts';
 import { checkFeeds, checkInto, checkKept, checkOverwriting, inputReaders } from '../feeds.ts';
+import { tryHalf } from '../halfTrial.ts';
 import { programCache } from '../programCache.ts';
+import { type CudaOptions, chooseTf32, cudaProvider } from './cuda.ts';
 import { compileError, runError } from './failure.ts';
 import { endingName, type LoweredValues, lowerProgram, type Provider } from './lower.ts';
 import { type ProgramProfile, readProfile } from './profile.ts';
@@ -23,7 +25,7 @@ import * as ort from './runtime.ts';
 
 export type OptimizationLevel = 'disabled' | 'basic' | 'extended' | 'all';
 
-export interface OnnxEngineOptions {
+export interface OnnxEngineOptions extends CudaOptions {
   readonly provider?: Provider;
   /** Threads inside one operator; 2 when left out. */
   readonly threads?: number;
@@ -43,13 +45,20 @@ interface OnnxDeviceTensor extends DeviceTensor {
   readonly held: ort.Tensor;
 }
 
-/** Makes the ONNX engine. Sessions live in this thread: ONNX Runtime is not safe in worker threads. */
+/**
+ * Makes the ONNX engine. Sessions live in this thread: ONNX Runtime is not safe in worker threads.
+ * @throws EngineError for an option of CUDA with another provider
+ */
 export function onnxEngine({
   provider = 'cpu',
   threads = 2,
   optimization = 'disabled',
   onProfile,
+  ...cuda
 }: OnnxEngineOptions = {}): Engine {
+  if (provider !== 'cuda') mustBeUnset(cuda, provider);
+  else chooseTf32(cuda);
+  const own = provider === 'cuda' ? cudaProvider(cuda) : provider;
   const open = new Set<ort.InferenceSession>();
   const profileFolders = new Set<string>();
 
@@ -58,9 +67,11 @@ export function onnxEngine({
     await rm(folder, { recursive: true, force: true });
   }
 
+  /** @param alone refuses what would run on the CPU in place of the provider */
   async function compileNew(
     program: Program,
     { keepOnDevice = [] }: CompileOptions = {},
+    alone = false,
   ): Promise<Executable> {
     const kept = checkKept(program, keepOnDevice);
     // The model is let go as soon as there is a session: it can be large.
@@ -71,13 +82,15 @@ export function onnxEngine({
     const profiles = onProfile === undefined ? undefined : await mkdtemp(join(tmpdir(), 'palkit-profile-'));
     if (profiles !== undefined) profileFolders.add(profiles);
     const session = await createSession(model, {
-      executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'],
+      executionProviders: alone || provider === 'cpu' ? [own] : [own, 'cpu'],
+      ...(alone && provider !== 'cpu' && { extra: { session: { disable_cpu_ep_fallback: '1' } } }),
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
       graphOptimizationLevel: optimization,
       // Measured on a transformer's training step: the memory pattern raised the peak by 40 % and saved no time.
       enableMemPattern: false,
-      logSeverityLevel: 3,
+      // A trial that fails says so by itself.
+      logSeverityLevel: alone ? 4 : 3,
       ...(external.length > 0 && { externalData: external }),
       ...(profiles !== undefined && { enableProfiling: true, profileFilePrefix: join(profiles, 'run') }),
       ...(provider === 'webgpu' && {
@@ -160,6 +173,10 @@ export function onnxEngine({
     description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
     inPlace: provider === 'cpu',
     compile,
+    async arithmetic(type) {
+      await tryHalf((program) => compileNew(program, {}, true), type);
+      return provider === 'cpu' ? 'emulated' : 'native';
+    },
     reuse: cache?.reuse ?? ((work) => work()),
     read,
     async dispose() {
@@ -169,6 +186,13 @@ export function onnxEngine({
       for (const folder of [...profileFolders]) await removeFolder(folder);
     },
   };
+}
+
+function mustBeUnset(options: CudaOptions, provider: Provider): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value !== undefined)
+      throw new EngineError(`engine.${name} has no effect on ${provider}, only on cuda`);
+  }
 }
 
 /** Runs with outputs that are written to memory of ours: `into` where it is given, else new. */

@@ -14,6 +14,7 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from 'onnx-buf';
+import { castTensor } from '../../tensor/halfPrecision.ts';
 import type { ValueType } from '../../tensor/program.ts';
 import { allocate, type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
@@ -103,10 +104,12 @@ export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): 
         tensor('int64', shape, BigInt64Array.from(values, BigInt)),
       ),
     scalar: (dtype, value) => {
-      if (dtype !== 'float32' && dtype !== 'float64' && dtype !== 'bool')
-        throw new EngineError(`no scalar constants of ${dtype}`);
-      const data = allocate(dtype, 1).fill(value);
-      return share(`${dtype}(${value})`, tensor(dtype, [], data));
+      if (dtype === 'float64' || dtype === 'bool')
+        return share(`${dtype}(${value})`, tensor(dtype, [], allocate(dtype, 1).fill(value)));
+      const single = tensor('float32', [], Float32Array.of(value));
+      const values = dtype === 'float32' ? single : castTensor(single, dtype);
+      if (values === undefined) throw new EngineError(`no scalar constants of ${dtype}`);
+      return share(`${dtype}(${value})`, values);
     },
   };
 }

@@ -6,6 +6,7 @@ import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
+import { emulateHalf } from './emulate.ts';
 import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
 import { type ExternalData, onnxDType } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
@@ -208,7 +209,7 @@ export function lowerProgram(
     externalFrom = Number.POSITIVE_INFINITY,
   }: { readonly ending?: boolean; readonly externalFrom?: number } = {},
 ): LoweredProgram {
-  const program = schedule(simplify(source));
+  const program = schedule(prepared(source, provider));
   const names = tensorNames(program);
   const graph = graphBuilder(new Set(names.values()), externalFrom);
   const values = new Map<string, Value>();
@@ -252,6 +253,13 @@ export function lowerProgram(
     }),
   });
   return { model: toBinary(ModelProtoSchema, model), external: graph.initializers.external, program, values };
+}
+
+/** The program in primitives and types that the provider has. */
+function prepared(source: Program, provider: Provider): Program {
+  const simple = simplify(source);
+  const emulated = provider === 'cpu' ? emulateHalf(simple) : simple;
+  return emulated === simple ? simple : simplify(emulated);
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */

@@ -2,9 +2,7 @@
  * Primitives in operators that ONNX Runtime's WebGPU provider has. What it has not runs on the CPU, silently, with
  * a copy of every operand from the GPU and of the result back.
  */
-import type { DType, Shape } from '../../tensor/tensor.ts';
-import type { GraphBuilder } from './graph.ts';
-import { onnxDType } from './initializers.ts';
+import type { Shape } from '../../tensor/tensor.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 
 /** There is no FusedMatMul. */
@@ -32,16 +30,8 @@ const matmul: Lower<'matmul'> = ({ graph, node, attributes, inputs, outputs }) =
   if (scale === 1 || value === undefined) return graph.node('MatMul', factors, outputs);
   const product = graph.temporary(`${outputs[0]}.unscaled`);
   graph.node('MatMul', factors, [product]);
-  graph.node('Mul', [product, scalar(graph, value.dtype, scale, outputs)], outputs);
+  graph.node('Mul', [product, graph.scalar(value.dtype, scale)], outputs);
 };
-
-/** A scalar of any floating type; ONNX Runtime folds the cast away. */
-function scalar(graph: GraphBuilder, dtype: DType, value: number, outputs: readonly string[]): string {
-  if (dtype === 'float32' || dtype === 'float64') return graph.scalar(dtype, value);
-  const cast = graph.temporary(`${outputs[0]}.scale`);
-  graph.node('Cast', [graph.scalar('float32', value)], [cast], { to: onnxDType[dtype] });
-  return cast;
-}
 
 /** There is no LogSoftmax. x - max - log(sum(exp(x - max))): no exponential overflows. */
 const logSoftmax: Lower<'logSoftmax'> = ({ graph, inputs, outputs }) => {

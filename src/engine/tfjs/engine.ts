@@ -92,6 +92,9 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
     inPlace: false,
     compile: cache.compile,
     reuse: cache.reuse,
+    async arithmetic(type) {
+      throw new EngineError(`TensorFlow.js does not have ${type}`);
+    },
     async read(tensors) {
       select();
       return Object.fromEntries(

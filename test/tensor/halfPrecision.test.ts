@@ -5,7 +5,7 @@ import {
   float32FromBfloat16,
   float32FromHalf,
   halfFromFloat32,
-} from '../../src/llm/halfPrecision.ts';
+} from '../../src/tensor/halfPrecision.ts';
 
 const everyPattern = Uint16Array.from({ length: 65_536 }, (_, bits) => bits);
 

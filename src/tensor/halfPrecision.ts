@@ -2,6 +2,20 @@
  * float16 (IEEE 754 binary16) and bfloat16 as bit patterns. Everything works on bit patterns, never on numbers,
  * so that infinities, signed zeros, subnormals and the payloads of NaNs survive a round trip.
  */
+import type { DType, Tensor } from './tensor.ts';
+
+/** A tensor between float32 and a half type; undefined for any other pair of types. */
+export function castTensor(tensor: Tensor, dtype: DType): Tensor | undefined {
+  const { shape } = tensor;
+  if (tensor.dtype === 'float32' && dtype === 'float16')
+    return { dtype, shape, data: halfFromFloat32(tensor.data) };
+  if (tensor.dtype === 'float32' && dtype === 'bfloat16')
+    return { dtype, shape, data: bfloat16FromFloat32(tensor.data) };
+  if (dtype !== 'float32') return undefined;
+  if (tensor.dtype === 'float16') return { dtype, shape, data: float32FromHalf(tensor.data) };
+  if (tensor.dtype === 'bfloat16') return { dtype, shape, data: float32FromBfloat16(tensor.data) };
+  return undefined;
+}
 
 /** All 65,536 float16 patterns as float32 patterns; made at first use. */
 let widenedHalves: Uint32Array | undefined;
