@@ -3,29 +3,31 @@ import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import { type Engine, EngineError } from '../engine/engine.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
-import { parameterHash } from '../llm/weights.ts';
+import { type FloatTensor, parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
+import { collectGarbage } from './collectGarbage.ts';
 import { answerBatch } from './loss.ts';
-import type { StepMetrics } from './metrics.ts';
+import { peakResidentMB, type StepMetrics } from './metrics.ts';
 import { dataOrder } from './order.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
 import { drawWindow, pick, planStage, trainableByStage } from './stage.ts';
-import { NonFiniteError } from './step.ts';
+import { NonFiniteError, type OptimizerState } from './step.ts';
 import { trainingState } from './trainingState.ts';
 
-type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
+type Parameters = Map<string, FloatTensor>;
 
 export interface Curriculum {
   readonly experiment: Experiment;
   readonly engine: Engine;
   readonly model: AudioLlm;
   readonly tokenizer: Tokenizer;
-  readonly parameters: ParameterTensors;
+  /** Taken over: what a stage trains is not in it meanwhile. */
+  readonly parameters: Parameters;
   readonly examples: readonly Example[];
   readonly clips: ReadonlyMap<string, ClipFeatures>;
   /** Continue from here. */
@@ -45,13 +47,12 @@ export interface CurriculumResult {
 
 /** Runs the curriculum, from the beginning or from a checkpoint. */
 export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumResult> {
-  const { experiment, parameters: initial, checkpoint } = curriculum;
+  const { experiment, parameters, checkpoint } = curriculum;
   const { train, seed } = experiment;
-  const trainable = trainableByStage(experiment, initial.keys());
+  const trainable = trainableByStage(experiment, parameters.keys());
   const ever = new Set(trainable.flatMap((names) => [...names]));
-  const never = new Map([...initial].filter(([name]) => !ever.has(name)));
+  const never = new Map([...parameters].filter(([name]) => !ever.has(name)));
   const identity = { seed, configHash: configHash(experiment), frozenHash: parameterHash(never) };
-  const parameters: Parameters = new Map(initial);
   for (const [name, tensor] of checkpoint?.parameters ?? []) parameters.set(name, tensor);
   let progress: TrainingProgress = checkpoint?.progress ?? {
     version: 1,
@@ -76,21 +77,47 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
       moments,
       ever,
     );
-    for (const [name, tensor] of result.parameters) parameters.set(name, tensor);
     progress = result.progress;
     if (result.interrupted) return { parameters, steps: progress.step, finished: false };
     if (progress.stageStep === train.stages[index]?.steps) {
       // The next stage starts with a fresh optimizer: other parameters train, at another rate.
       progress = { ...progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
-      moments = new Map();
-    } else moments = result.moments;
+    }
+    moments = result.moments;
     await curriculum.save({ progress, parameters: pick(parameters, ever), moments });
   }
   return { parameters, steps: progress.step, finished: true };
 }
 
+/**
+ * Plans a stage and brings its state to where it trains. A function of its own: what the state has copied must not
+ * live on in the closures of the loop.
+ */
+async function beginStage(
+  { experiment, engine, model, tokenizer, examples, clips, watch }: Curriculum,
+  index: number,
+  names: ReadonlySet<string>,
+  parameters: Parameters,
+  start: OptimizerState | undefined,
+) {
+  const { train } = experiment;
+  const { inPlace } = engine;
+  const sources = { experiment, model, tokenizer, examples, clips, parameters, inPlace };
+  const { stage, rows, shape, options, recomputation } = planStage(sources, index, names);
+  const { trainable } = options;
+  const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
+  watch.note(
+    `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
+      `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
+  );
+  if (recomputation !== undefined) watch.note(recomputation.reason);
+  const state = await trainingState({ engine, ...options }, start);
+  if (inPlace) for (const name of names) parameters.delete(name);
+  return { stage, rows, shape, state };
+}
+
 async function runStage(
-  { experiment, engine, model, tokenizer, examples, clips, save, log, watch, interrupted }: Curriculum,
+  curriculum: Curriculum,
   index: number,
   names: ReadonlySet<string>,
   parameters: Parameters,
@@ -98,29 +125,17 @@ async function runStage(
   startMoments: ParameterTensors,
   ever: ReadonlySet<string>,
 ): Promise<{
-  parameters: ParameterTensors;
   moments: ParameterTensors;
   progress: TrainingProgress;
   interrupted: boolean;
 }> {
+  const { experiment, model, save, log, watch, interrupted } = curriculum;
   const { train, seed } = experiment;
-  const plan = planStage(
-    { experiment, model, tokenizer, examples, clips, parameters, inPlace: engine.inPlace },
-    index,
-    names,
-  );
-  const { stage, rows, shape, options } = plan;
-  const { trainable } = options;
-  const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
-  watch.note(
-    `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
-      `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
-  );
-  if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
-  const state = await trainingState(
-    { engine, ...options },
-    startMoments.size === 0 ? undefined : { updates: start.updates, moments: startMoments },
-  );
+  const moments = startMoments.size === 0 ? undefined : { updates: start.updates, moments: startMoments };
+  const sequence = [...parameters.keys()];
+  collectGarbage();
+  const { stage, rows, shape, state } = await beginStage(curriculum, index, names, parameters, moments);
+  collectGarbage();
   const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
@@ -128,7 +143,7 @@ async function runStage(
   try {
     while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
       const began = performance.now();
-      const drawn = drawWindow(plan, order, progress.drawn, train.accumulate);
+      const drawn = drawWindow({ rows }, order, progress.drawn, train.accumulate);
       const window = drawn.map((batch) => answerBatch(model, shape, batch));
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm } = await state.step(window, learningRate).catch((error: unknown) => {
@@ -160,6 +175,7 @@ async function runStage(
         tokens,
         tokensPerSecond,
         stepMs,
+        peakResidentMB: peakResidentMB(),
       });
       bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
       stopping = interrupted();
@@ -171,10 +187,11 @@ async function runStage(
       }
       if (stopping && !ends) break;
     }
-    const { moments } = await state.optimizer();
-    const result = { parameters: copied(await state.parameters()), moments, progress, interrupted: stopping };
+    // The next stage starts with fresh moments; handing these on would keep all of this stage's memory.
+    const { moments } = progress.stageStep === stage.steps ? { moments: new Map() } : await state.optimizer();
+    takeBack(parameters, copied(await state.parameters()), sequence);
     await state.dispose();
-    return result;
+    return { moments, progress, interrupted: stopping };
   } catch (error) {
     // On a device that was lost nothing can be freed either; what failed first is what counts.
     await state.dispose().catch(() => undefined);
@@ -182,6 +199,16 @@ async function runStage(
   } finally {
     bar.stop();
   }
+}
+
+/**
+ * Puts in place what a stage has trained.
+ * @param sequence all names: sums over the parameters go in their order, which must not depend on the stages before
+ */
+function takeBack(parameters: Parameters, trained: Parameters, sequence: readonly string[]): void {
+  const all = new Map([...parameters, ...trained]);
+  parameters.clear();
+  for (const name of sequence) parameters.set(name, all.get(name) as FloatTensor);
 }
 
 /** Parameters of their own: what a state gives may lie in the memory that also holds gradients and moments. */

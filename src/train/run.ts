@@ -14,7 +14,7 @@ import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } fr
 import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
-import { openMetrics } from './metrics.ts';
+import { openMetrics, peakResidentMB } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
@@ -96,6 +96,7 @@ export async function runTraining(experiment: Experiment, options: RunOptions): 
         throw await withCheckpoint(error, checkpoints, resume);
       })
       .finally(metrics.close);
+    watch.note(`training has held ${peakResidentMB()} MB at most`);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
     await saveModel(join(dir, 'model'), model, llm, result.parameters);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
