@@ -28,6 +28,20 @@ export async function loadEncoder(
   nameOrFolder: string,
   { threads = 2 }: { threads?: number } = {},
 ): Promise<Encoder> {
+  const { manifest, text, folder } = await readEncoderManifest(nameOrFolder);
+  const hash = createHash('sha256').update(text);
+  return manifest.kind === 'features'
+    ? featureEncoder(manifest, folder, hash, threads)
+    : openWakeWord(manifest, hash, threads);
+}
+
+/**
+ * Reads an encoder's manifest, by the encoder's name in encoders/ or by its folder.
+ * @throws EncoderError naming the file and what is wrong with it
+ */
+export async function readEncoderManifest(
+  nameOrFolder: string,
+): Promise<{ manifest: EncoderManifest; text: string; folder: string }> {
   const named = locate(join('encoders', nameOrFolder));
   const folder = existsSync(join(named, 'encoder.yaml')) ? named : nameOrFolder;
   const path = join(folder, 'encoder.yaml');
@@ -41,11 +55,7 @@ export async function loadEncoder(
     const issues = parsed.error.issues.map((issue) => `  ${issue.path.join('.')}: ${issue.message}`);
     throw new EncoderError(`${path}: not an encoder\n${issues.join('\n')}`);
   }
-  const manifest = parsed.data;
-  const hash = createHash('sha256').update(text);
-  return manifest.kind === 'features'
-    ? featureEncoder(manifest, folder, hash, threads)
-    : openWakeWord(manifest, hash, threads);
+  return { manifest: parsed.data, text, folder };
 }
 
 function parseYaml(text: string, path: string): unknown {

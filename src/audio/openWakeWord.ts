@@ -19,6 +19,15 @@ const windowFrames = 76;
 const hopFrames = 8;
 const melBands = 32;
 
+/** One window is 0.775 s; silence fills shorter clips. */
+const fewestSamples = 12_640;
+
+/** The embeddings of a clip of so many samples: the mel spectrum has a frame a 10 ms, less three at the ends. */
+export function framesOfSamples(samples: number): number {
+  const melFrames = Math.ceil(Math.max(samples, fewestSamples) / 160 - 3);
+  return Math.floor((melFrames - windowFrames) / hopFrames) + 1;
+}
+
 /** Loads the two models from their npm package. */
 export async function openWakeWord(
   manifest: EncoderManifest & { kind: 'openwakeword' },
@@ -56,8 +65,8 @@ export async function openWakeWord(
           `the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`,
         );
       }
-      // The models take samples on the scale of 16-bit integers. One window is 0.775 s; silence fills short clips.
-      const input = new Float32Array(Math.max(samples.length, 12_640));
+      // The models take samples on the scale of 16-bit integers.
+      const input = new Float32Array(Math.max(samples.length, fewestSamples));
       for (const [at, value] of samples.entries()) input[at] = 32_768 * value;
       const mel = await only(melspectrogram, input, [1, input.length]);
       const frames = Math.floor(mel.length / melBands);

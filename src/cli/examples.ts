@@ -15,6 +15,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit ask clip.wav "Which sound comes first?" --options "bell, drum, siren"',
     'palkit ask clip.wav "Is there a bell?" --options "yes, no" --run runs/prefix --json',
   ],
+  plan: [
+    'palkit plan configs/default.yaml',
+    'palkit plan configs/prefix.yaml --stage closed --set train.batchSize=64 --json',
+    'palkit plan configs/default.yaml --gflops-per-thread 40 --gb-per-second 20',
+  ],
   profile: [
     'palkit profile configs/default.yaml',
     'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',

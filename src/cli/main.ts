@@ -13,6 +13,7 @@ const main = defineCommand({
     train: () => import('./commands/train.ts').then(({ train }) => train),
     eval: () => import('./commands/eval.ts').then(({ evaluate }) => evaluate),
     ask: () => import('./commands/ask.ts').then(({ ask }) => ask),
+    plan: () => import('./commands/plan.ts').then(({ plan }) => plan),
     profile: () => import('./commands/profile.ts').then(({ profile }) => profile),
     data: () => import('./commands/data.ts').then(({ data }) => data),
     doctor: () => import('./commands/doctor.ts').then(({ doctor }) => doctor),

@@ -1,12 +1,15 @@
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 
+/** What a file is to hold; several pieces stand one after the other. */
+export type FileContent = string | Uint8Array | readonly Uint8Array[];
+
 /**
  * Writes a file so that its final name never holds a part of it: written aside, flushed, renamed, and the
  * folder flushed so that the rename itself survives a power loss.
  * @throws the system's error (a full disk, say) after removing the temporary file; the old file stays as it was.
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
+export async function writeFileAtomic(path: string, data: FileContent): Promise<void> {
   const temporary = `${path}.tmp-${process.pid}`;
   try {
     await writeFlushed(temporary, data);
@@ -19,10 +22,11 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
 }
 
 /** Writes a file and flushes it to the disk. */
-export async function writeFlushed(path: string, data: string | Uint8Array): Promise<void> {
+export async function writeFlushed(path: string, data: FileContent): Promise<void> {
   const file = await open(path, 'w');
   try {
-    await file.writeFile(data);
+    for (const piece of typeof data === 'string' || data instanceof Uint8Array ? [data] : data)
+      await file.writeFile(piece);
     await file.sync();
   } finally {
     await file.close();

@@ -117,6 +117,14 @@ export function serializeSafetensors(
   tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
   metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
 ): Uint8Array {
+  return Buffer.concat(safetensorsPieces(tensors, metadata));
+}
+
+/** The pieces of such a file, one after the other; the tensors' are views of their own memory. */
+export function safetensorsPieces(
+  tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
+  metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
+): Uint8Array[] {
   const named = sortedEntries(tensors);
   const header: string[] = [];
   const texts = sortedEntries(metadata).map(
@@ -126,9 +134,12 @@ export function serializeSafetensors(
 
   const begins = new Map<string, number>();
   let dataBytes = 0;
+  const pieces: Uint8Array[] = [];
   for (const [name, value] of named.toSorted(([, a], [, b]) => widthOf(b) - widthOf(a))) {
     begins.set(name, dataBytes);
-    dataBytes += value.data.byteLength;
+    const { buffer, byteOffset, byteLength } = value.data;
+    pieces.push(new Uint8Array(buffer, byteOffset, byteLength));
+    dataBytes += byteLength;
   }
   for (const [name, value] of named) {
     if (name === metadataKey)
@@ -144,14 +155,10 @@ export function serializeSafetensors(
 
   const text = new TextEncoder().encode(`{${header.join(',')}}`);
   const headerBytes = Math.ceil(text.length / 8) * 8;
-  const bytes = new Uint8Array(8 + headerBytes + dataBytes);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true);
-  bytes.fill(0x20, 8, 8 + headerBytes).set(text, 8);
-  for (const [name, { data }] of named) {
-    const content = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    bytes.set(content, 8 + headerBytes + (begins.get(name) ?? 0));
-  }
-  return bytes;
+  const front = new Uint8Array(8 + headerBytes);
+  new DataView(front.buffer).setBigUint64(0, BigInt(headerBytes), true);
+  front.fill(0x20, 8).set(text, 8);
+  return [front, ...pieces];
 }
 
 /** Writes a file that other readers of safetensors understand, whole or not at all. */
@@ -160,7 +167,7 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
   metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  await writeFileAtomic(path, serializeSafetensors(tensors, metadata));
+  await writeFileAtomic(path, safetensorsPieces(tensors, metadata));
 }
 
 function widthOf(value: Tensor): number {

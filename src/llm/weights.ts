@@ -25,6 +25,9 @@ export interface LoadedLlm {
   readonly hash: string;
 }
 
+/** An LLM without its parameters. */
+export type LlmFrame = Omit<LoadedLlm, 'parameters'>;
+
 /**
  * Loads an LLM.
  * @param from a folder, a .safetensors file in one, or a name on the Hugging Face hub (`org/name`), which is

@@ -7,7 +7,7 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFlushed, writeFolderAtomic } from '../config/writeFile.ts';
-import { parseSafetensors, serializeSafetensors } from '../llm/safetensors.ts';
+import { parseSafetensors, safetensorsPieces } from '../llm/safetensors.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -67,17 +67,18 @@ export function checkpointName(step: number): string {
 export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, keep: number): Promise<string> {
   const name = checkpointName(checkpoint.progress.step);
   const target = join(folder, name);
-  const files: Record<string, Uint8Array> = {
-    'model.safetensors': serializeSafetensors(checkpoint.parameters),
-    'optimizer.safetensors': serializeSafetensors(checkpoint.moments),
-    'state.json': Buffer.from(`${JSON.stringify(checkpoint.progress, null, 2)}\n`),
+  // Written from where they lie: a copy of parameters and moments would be the peak of the whole training.
+  const files: Record<string, readonly Uint8Array[]> = {
+    'model.safetensors': safetensorsPieces(checkpoint.parameters),
+    'optimizer.safetensors': safetensorsPieces(checkpoint.moments),
+    'state.json': [Buffer.from(`${JSON.stringify(checkpoint.progress, null, 2)}\n`)],
   };
   try {
     await writeFolderAtomic(target, async (aside) => {
-      for (const [file, bytes] of Object.entries(files)) await writeFlushed(join(aside, file), bytes);
-      const entries = Object.entries(files).map(([file, bytes]) => [
+      for (const [file, pieces] of Object.entries(files)) await writeFlushed(join(aside, file), pieces);
+      const entries = Object.entries(files).map(([file, pieces]) => [
         file,
-        { bytes: bytes.length, sha256: sha256(bytes) },
+        { bytes: pieces.reduce((sum, { length }) => sum + length, 0), sha256: sha256(pieces) },
       ]);
       const manifest = { files: Object.fromEntries(entries) };
       await writeFlushed(join(aside, 'MANIFEST.json'), `${JSON.stringify(manifest, null, 2)}\n`);
@@ -152,7 +153,7 @@ export async function readCheckpoint(folder: string): Promise<Checkpoint> {
   for (const file of ['model.safetensors', 'optimizer.safetensors', 'state.json']) {
     const bytes = await read(file);
     const entry = files[file];
-    if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256(bytes)) {
+    if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256([bytes])) {
       throw new CheckpointError(
         `${join(folder, file)} is not the file that was written (${bytes.length} bytes)`,
       );
@@ -177,6 +178,8 @@ function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' }
   return tensor;
 }
 
-function sha256(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
+function sha256(pieces: readonly Uint8Array[]): string {
+  const hash = createHash('sha256');
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest('hex');
 }

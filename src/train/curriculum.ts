@@ -3,27 +3,29 @@ import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import { type Engine, EngineError } from '../engine/engine.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
-import { parameterHash } from '../llm/weights.ts';
+import { type FloatTensor, parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
-import type { StepMetrics } from './metrics.ts';
+import { collectGarbage } from './collectGarbage.ts';
+import { peakResidentMB, type StepMetrics } from './metrics.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
 import { describeShapes, drawWindow, pick, planStage, stageBatch, trainableByStage } from './stage.ts';
-import { NonFiniteError } from './step.ts';
+import { NonFiniteError, type OptimizerState } from './step.ts';
 import { trainingState } from './trainingState.ts';
 
-type Parameters = Map<string, Tensor & { dtype: 'float32' }>;
+type Parameters = Map<string, FloatTensor>;
 
 export interface Curriculum {
   readonly experiment: Experiment;
   readonly engine: Engine;
   readonly model: AudioLlm;
   readonly tokenizer: Tokenizer;
-  readonly parameters: ParameterTensors;
+  /** Taken over: what a stage trains is not in it meanwhile. */
+  readonly parameters: Parameters;
   readonly examples: readonly Example[];
   readonly clips: ReadonlyMap<string, ClipFeatures>;
   /** Continue from here. */
@@ -43,13 +45,12 @@ export interface CurriculumResult {
 
 /** Runs the curriculum, from the beginning or from a checkpoint. */
 export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumResult> {
-  const { experiment, parameters: initial, checkpoint } = curriculum;
+  const { experiment, parameters, checkpoint } = curriculum;
   const { train, seed } = experiment;
-  const trainable = trainableByStage(experiment, initial.keys());
+  const trainable = trainableByStage(experiment, parameters.keys());
   const ever = new Set(trainable.flatMap((names) => [...names]));
-  const never = new Map([...initial].filter(([name]) => !ever.has(name)));
+  const never = new Map([...parameters].filter(([name]) => !ever.has(name)));
   const identity = { seed, configHash: configHash(experiment), frozenHash: parameterHash(never) };
-  const parameters: Parameters = new Map(initial);
   for (const [name, tensor] of checkpoint?.parameters ?? []) parameters.set(name, tensor);
   let progress: TrainingProgress = checkpoint?.progress ?? {
     version: 1,
@@ -74,21 +75,49 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
       moments,
       ever,
     );
-    for (const [name, tensor] of result.parameters) parameters.set(name, tensor);
     progress = result.progress;
     if (result.interrupted) return { parameters, steps: progress.step, finished: false };
     if (progress.stageStep === train.stages[index]?.steps) {
       // The next stage starts with a fresh optimizer: other parameters train, at another rate.
       progress = { ...progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0, lossScale: undefined };
-      moments = new Map();
-    } else moments = result.moments;
+    }
+    moments = result.moments;
     await curriculum.save({ progress, parameters: pick(parameters, ever), moments });
   }
   return { parameters, steps: progress.step, finished: true };
 }
 
+/**
+ * Plans a stage and brings its state to where it trains. A function of its own: what the state has copied must not
+ * live on in the closures of the loop.
+ */
+async function beginStage(
+  { experiment, engine, model, tokenizer, examples, clips, watch }: Curriculum,
+  index: number,
+  names: ReadonlySet<string>,
+  parameters: Parameters,
+  start: OptimizerState | undefined,
+) {
+  const { train } = experiment;
+  const { inPlace } = engine;
+  const sources = { experiment, model, tokenizer, examples, clips, parameters, inPlace };
+  const { options, recomputation, ...plan } = planStage(sources, index, names);
+  const { stage, rows, batches } = plan;
+  const { trainable, frozen } = options;
+  const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
+  watch.note(
+    `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
+      `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
+  );
+  if (recomputation !== undefined) watch.note(recomputation.reason);
+  if (train.batchShapes > 1) watch.note(describeShapes(batches, frozen, train.batchShapes));
+  const state = await trainingState({ engine, ...options }, start);
+  if (inPlace) for (const name of names) parameters.delete(name);
+  return { plan, state };
+}
+
 async function runStage(
-  { experiment, engine, model, tokenizer, examples, clips, save, log, watch, interrupted }: Curriculum,
+  curriculum: Curriculum,
   index: number,
   names: ReadonlySet<string>,
   parameters: Parameters,
@@ -96,32 +125,21 @@ async function runStage(
   startMoments: ParameterTensors,
   ever: ReadonlySet<string>,
 ): Promise<{
-  parameters: ParameterTensors;
   moments: ParameterTensors;
   progress: TrainingProgress;
   interrupted: boolean;
 }> {
+  const { experiment, model, save, log, watch, interrupted } = curriculum;
   const { train } = experiment;
-  const plan = planStage(
-    { experiment, model, tokenizer, examples, clips, parameters, inPlace: engine.inPlace },
-    index,
-    names,
-  );
-  const { stage, rows, options } = plan;
-  const { trainable } = options;
-  const count = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);
-  watch.note(
-    `stage ${index + 1}/${train.stages.length} "${stage.name}": ${rows.length} questions, ${stage.steps} steps, ` +
-      `${formatCount(count)} parameters in ${trainable.size} tensors train (${stage.trainable.join(', ')})`,
-  );
-  if (plan.recomputation !== undefined) watch.note(plan.recomputation.reason);
-  if (train.batchShapes > 1) watch.note(describeShapes(plan, experiment));
-  const state = await trainingState(
-    { engine, ...options },
+  const moments =
     startMoments.size === 0
       ? undefined
-      : { updates: start.updates, moments: startMoments, lossScale: start.lossScale },
-  );
+      : { updates: start.updates, moments: startMoments, lossScale: start.lossScale };
+  const sequence = [...parameters.keys()];
+  collectGarbage();
+  const { plan, state } = await beginStage(curriculum, index, names, parameters, moments);
+  const { stage } = plan;
+  collectGarbage();
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
   let stopping = false;
@@ -163,6 +181,7 @@ async function runStage(
         tokens,
         tokensPerSecond,
         stepMs,
+        peakResidentMB: peakResidentMB(),
       });
       if (scaling?.skipped === true) {
         watch.note(
@@ -184,14 +203,14 @@ async function runStage(
     const { moments, lossScale } = await state.optimizer();
     if (lossScale !== undefined && lossScale.skipped > 0)
       watch.note(`stage "${stage.name}": ${lossScale.skipped} of ${progress.stageStep} steps were skipped`);
-    const result = {
-      parameters: copied(await state.parameters()),
-      moments,
+    takeBack(parameters, copied(await state.parameters()), sequence);
+    await state.dispose();
+    return {
+      // The next stage starts with fresh moments; handing these on would keep all of this stage's memory.
+      moments: progress.stageStep === stage.steps ? new Map() : moments,
       progress: { ...progress, lossScale },
       interrupted: stopping,
     };
-    await state.dispose();
-    return result;
   } catch (error) {
     // On a device that was lost nothing can be freed either; what failed first is what counts.
     await state.dispose().catch(() => undefined);
@@ -200,6 +219,16 @@ async function runStage(
   } finally {
     bar.stop();
   }
+}
+
+/**
+ * Puts in place what a stage has trained.
+ * @param sequence all names: sums over the parameters go in their order, which must not depend on the stages before
+ */
+function takeBack(parameters: Parameters, trained: Parameters, sequence: readonly string[]): void {
+  const all = new Map([...parameters, ...trained]);
+  parameters.clear();
+  for (const name of sequence) parameters.set(name, all.get(name) as FloatTensor);
 }
 
 /** Parameters of their own: what a state gives may lie in the memory that also holds gradients and moments. */

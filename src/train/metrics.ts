@@ -19,6 +19,14 @@ export interface StepMetrics {
   readonly tokens: number;
   readonly tokensPerSecond: number;
   readonly stepMs: number;
+  /** Most memory that the process ever held, in megabytes (10^6 bytes). */
+  readonly peakResidentMB: number;
+}
+
+/** Most memory that this process ever held, in megabytes (10^6 bytes). */
+export function peakResidentMB(): number {
+  // Node gives KiB.
+  return Math.round((process.resourceUsage().maxRSS * 1024) / 1e6);
 }
 
 export interface MetricsLog {

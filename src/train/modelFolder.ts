@@ -3,8 +3,16 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
+import { parameterShapes } from '../llm/config.ts';
 import { readSafetensors, writeSafetensors } from '../llm/safetensors.ts';
-import { checkKeys, type FloatTensor, type LoadedLlm, loadLlm, saveLlm } from '../llm/weights.ts';
+import {
+  checkKeys,
+  type FloatTensor,
+  type LlmFrame,
+  type LoadedLlm,
+  loadLlm,
+  saveLlm,
+} from '../llm/weights.ts';
 import { type AudioLlm, streamParameters } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { RunError } from './setup.ts';
@@ -19,11 +27,11 @@ const schema = z.strictObject({
 export async function saveModel(
   folder: string,
   model: AudioLlm,
-  llm: LoadedLlm,
+  llm: LlmFrame,
   parameters: ParameterTensors,
 ): Promise<void> {
-  const own = (wanted: boolean) =>
-    new Map([...parameters].filter(([name]) => llm.parameters.has(name) === wanted));
+  const ofLlm = parameterShapes(llm.config);
+  const own = (wanted: boolean) => new Map([...parameters].filter(([name]) => ofLlm.has(name) === wanted));
   await saveLlm(folder, { config: llm.config, parameters: own(true), tokenizer: llm.tokenizer });
   await writeSafetensors(join(folder, 'streams.safetensors'), own(false));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));

@@ -3,10 +3,9 @@ import type { Encoder } from '../audio/encoderManifest.ts';
 import type { Experiment } from '../config/schema.ts';
 import { ensureDataset, readSplit } from '../data/dataset.ts';
 import type { Example } from '../data/manifest.ts';
-import type { LoadedLlm } from '../llm/weights.ts';
+import type { FloatTensor, LlmFrame } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
-import type { ParameterTensors } from '../tensor/parameters.ts';
 import {
   assemble,
   initialParameters,
@@ -35,9 +34,10 @@ export async function readExamples(
 export interface BuiltModel {
   /** The training examples whose clips could be read. */
   readonly heard: readonly Example[];
-  readonly llm: LoadedLlm;
+  /** Its parameters are among `parameters`, and nowhere else. */
+  readonly llm: LlmFrame;
   readonly model: AudioLlm;
-  readonly parameters: ParameterTensors;
+  readonly parameters: Map<string, FloatTensor>;
 }
 
 /**
@@ -52,7 +52,7 @@ export async function buildModel(
 ): Promise<BuiltModel> {
   const heard = examples.filter(({ audio }) => clips.has(audio));
   if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
-  const llm = await loadExperimentLlm(experiment);
+  const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
   const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
-  return { heard, llm, model, parameters: initialParameters(model, llm.parameters, experiment.seed) };
+  return { heard, llm, model, parameters: initialParameters(model, loaded, experiment.seed) };
 }

@@ -38,8 +38,7 @@ export function chooseRecomputation(
   const chosen = regions.filter((region) => asked.has(layerOf(region)));
   const peak = activationsOf(recompute(program, chosen)).peakBytes;
   const missing = [...asked].filter((layer) => !chosen.some((region) => layerOf(region) === layer));
-  const without =
-    missing.length === 0 ? '' : `; ${describeLayers(missing)} has nothing that a backward pass would read`;
+  const without = missing.length === 0 ? '' : `; no backward pass reads ${describeLayers(missing)}`;
   return recomputation(
     chosen,
     `activations take ${megabytes(peak)} instead of ${megabytes(asIs.peakBytes)}${without}`,

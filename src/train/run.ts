@@ -15,7 +15,7 @@ import { runCurriculum } from './curriculum.ts';
 import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
 import { markRunning } from './lastRun.ts';
-import { openMetrics } from './metrics.ts';
+import { openMetrics, peakResidentMB } from './metrics.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
@@ -109,6 +109,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
     })
       .catch(rethrow)
       .finally(metrics.close);
+    watch.note(`training has held ${peakResidentMB()} MB at most`);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
     await saveModel(join(dir, 'model'), model, llm, result.parameters);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };

@@ -13,7 +13,7 @@ import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
-import { type LoadedLlm, loadLlm } from '../llm/weights.ts';
+import { type LlmFrame, type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import { initialize } from '../pal/connectors.ts';
@@ -171,7 +171,7 @@ export function loadExperimentLlm({ llm }: Experiment): Promise<LoadedLlm> {
 /** The audio-LLM that a configuration describes. */
 export function assemble(
   experiment: Experiment,
-  llm: LoadedLlm,
+  llm: LlmFrame,
   encoders: ReadonlyMap<string, Pick<Encoder, 'width'>>,
   frames: ReadonlyMap<string, number>,
 ): AudioLlm {

@@ -153,24 +153,34 @@ function bytesOfAll(parameters: ParameterTensors): number {
   return [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
 }
 
-/** For people: the shapes of a stage's micro-batches, what they save, and what held their number down. */
-export function describeShapes({ batches, options }: StagePlan, { train }: Experiment): string {
-  const { shapes, saved } = batches;
+/**
+ * For people: the shapes of a stage's micro-batches, what they save, and what held their number down.
+ * @param most shapes, as configured
+ */
+export function describeShapes(
+  { shapes, saved }: BatchShapes,
+  frozen: ParameterTensors,
+  most: number,
+): string {
   const sizes = shapes.map(
     ({ rows, textRows, targets }) => `${rows} x ${textRows} tokens, ${targets} targets`,
   );
-  const frozenBytes = bytesOfAll(options.frozen);
-  const frozenMB = Math.round(frozenBytes / 2 ** 20);
-  const affordable = affordableShapes(train.batchShapes, frozenBytes);
+  const frozenBytes = bytesOfAll(frozen);
+  const frozenMB = Math.round(frozenBytes / 1e6);
+  const affordable = affordableShapes(most, frozenBytes);
   const reason =
-    affordable < train.batchShapes
+    affordable < most
       ? `no more than ${affordable}, because each holds ${frozenMB} MB of frozen weights`
       : `each holds ${frozenMB} MB of frozen weights`;
-  return `micro-batches in ${shapes.length} of ${train.batchShapes} shapes (${sizes.join('; ')}): ${(100 * saved).toFixed(1)} % of the text's arithmetic saved; ${reason}`;
+  return `micro-batches in ${shapes.length} of ${most} shapes (${sizes.join('; ')}): ${(100 * saved).toFixed(1)} % of the text's arithmetic saved; ${reason}`;
 }
 
 /** A micro-batch in the cheapest of the stage's shapes. */
-export function stageBatch({ batches }: StagePlan, model: AudioLlm, rows: readonly Row[]): Batch {
+export function stageBatch(
+  { batches }: Pick<StagePlan, 'batches'>,
+  model: AudioLlm,
+  rows: readonly Row[],
+): Batch {
   const size = shapeFor(batches, rows, paddingCost(model.llm));
   return answerBatch(model, batches.shapes[size] as BatchShape, rows, size);
 }

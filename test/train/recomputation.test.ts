@@ -36,7 +36,7 @@ describe('the layers that are computed again', () => {
     const frozen = gradientProgram({ objective, trainable: own(true), frozen: own(false) });
     const { layers, reason } = chooseRecomputation({ kind: 'all' }, frozen, llm.layers);
     expect(layers).toEqual([2, 3]);
-    expect(reason).toContain('layers 0 to 1 has nothing that a backward pass would read');
+    expect(reason).toContain('no backward pass reads layers 0 to 1');
   });
 
   it('by budget: as few as keep it', () => {

@@ -114,6 +114,7 @@ describe('a run that is killed and started again ends with the same weights, bit
       expect(step.stage).toBe(['connector', 'closed', 'all'][Math.floor(index / 6)]);
       expect(step.loss).toBeGreaterThan(0);
       expect(step.tokensPerSecond).toBeGreaterThan(0);
+      expect(step.peakResidentMB).toBeGreaterThan(50);
     }
   });
 

@@ -1,0 +1,89 @@
+/** A plan as tables for the terminal. */
+import type { ExperimentPlan, PlannedStage } from '../../train/plan.ts';
+import { formatTable } from '../terminal/table.ts';
+
+const rounded = (value: number, digits: number) => Number(value.toFixed(digits));
+const megabytes = (bytes: number) => rounded(bytes / 1e6, 1);
+
+/** The streams, then each stage: parameters, memory and work. */
+export function formatPlan(plan: ExperimentPlan): string {
+  const { experiment, engine, rates, streams, stages } = plan;
+  const stated =
+    rates === null
+      ? 'No rates are known for this engine, so no time is told; --gflops-per-thread and --gb-per-second give them.'
+      : `Times are arithmetic over rates: ${rates.gigaflopsPerThread} GFLOP/s a thread in matrix products, ${rates.gigabytesPerSecond} GB/s for the rest, ${rates.microsecondsPerNode} us a node.`;
+  return [
+    `${experiment}, ${engine}. Nothing was run.`,
+    '',
+    formatTable(
+      ['stream', 'frames', 'width'],
+      streams.map(({ stream, frames, width }) => [stream, frames, width]),
+    ),
+    '',
+    formatTable(
+      [
+        'stage',
+        'steps',
+        'parameters',
+        'trained',
+        'trained MB',
+        'gradients MB',
+        'optimizer MB',
+        'activations MB',
+        'peak resident MB',
+        'GFLOP a step',
+        'step ms',
+        'minutes',
+      ],
+      stages.map(summaryRow),
+    ),
+    ...stages.flatMap((stage) => ['', ...formatStage(stage)]),
+    '',
+    stated,
+  ].join('\n');
+}
+
+function summaryRow({ stage, steps, parameters, activations, peakResidentMB, flops, stepMs }: PlannedStage) {
+  return [
+    stage,
+    steps,
+    parameters.all,
+    parameters.trained,
+    megabytes(parameters.trainedBytes),
+    megabytes(parameters.gradientBytes),
+    megabytes(parameters.optimizerBytes),
+    megabytes(activations.peakBytes),
+    peakResidentMB ?? '',
+    rounded(flops / 1e9, 2),
+    stepMs === null ? '' : rounded(stepMs, 0),
+    stepMs === null ? '' : rounded((steps * stepMs) / 60_000, 1),
+  ];
+}
+
+function formatStage({ stage, shape, questions, activations, recomputation, parts, memory }: PlannedStage) {
+  const { rows, textRows, targets } = shape;
+  return [
+    `Stage "${stage}": ${questions} questions, ${rows} x ${textRows} text tokens, ${targets} targets. Activations are most at "${activations.peakAt}".`,
+    ...(recomputation === null ? [] : [recomputation]),
+    '',
+    formatTable(
+      ['part', 'forward GFLOP', 'backward GFLOP', 'update GFLOP', 'activations held at the peak, MB'],
+      parts.map(({ part, flops }) => [
+        part,
+        rounded(flops.forward / 1e9, 3),
+        rounded(flops.backward / 1e9, 3),
+        rounded(flops.update / 1e9, 3),
+        megabytes(activations.parts.find((held) => held.part === part)?.bytes ?? 0),
+      ]),
+    ),
+    ...(memory.length === 0
+      ? []
+      : [
+          '',
+          formatTable(
+            ['resident memory at its peak', 'MB'],
+            memory.map(({ what, bytes }) => [what, megabytes(bytes)]),
+          ),
+        ]),
+  ];
+}
