@@ -10,6 +10,7 @@ import { plain } from '../src/engine/engine.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { type Tensor, zeros } from '../src/tensor/tensor.ts';
 import { activationsOf } from '../src/train/activations.ts';
+import { collectGarbage } from '../src/train/collectGarbage.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
 import { trainingState } from '../src/train/trainingState.ts';
@@ -84,5 +85,7 @@ async function gradientsOnly(): Promise<{ step: () => Promise<Step>; activationM
 async function wholeStep(): Promise<{ step: () => Promise<Step>; activationMB: number }> {
   const activationMB = Math.round(activationsOf(gradientProgram(options())).peakBytes / 1e6);
   const state = await trainingState({ engine, ...options() });
+  // As training does: the state has copied the parameters.
+  collectGarbage();
   return { step: () => state.step([batch], 1e-4), activationMB };
 }
