@@ -10,11 +10,11 @@ import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { streamParameters } from '../src/pal/audioLlm.ts';
 import { initialize } from '../src/pal/connectors.ts';
 import type { Stream } from '../src/pal/streams.ts';
-import { liveness } from '../src/tensor/liveness.ts';
 import { simplify } from '../src/tensor/passes.ts';
 import { countFlops } from '../src/tensor/print.ts';
 import { schedule } from '../src/tensor/schedule.ts';
 import { float32, type Tensor } from '../src/tensor/tensor.ts';
+import { activationsOf } from '../src/train/activations.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
 import { memoryMB } from './measure.ts';
@@ -81,13 +81,12 @@ for (let step = 0; step < Number(steps); step++) {
   times.push(performance.now() - start);
 }
 const peak = memoryMB('VmHWM');
-const gradients = [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
 process.stdout.write(
   `${JSON.stringify({
     times,
     peakMB: peak,
     stepMB: peak - before,
-    activationMB: Math.round((liveness(program).peakBytes - gradients) / 1e6),
+    activationMB: Math.round(activationsOf(program).peakBytes / 1e6),
     gigaflops: countFlops(program) / 1e9,
     loss,
   })}\n`,

@@ -51,7 +51,7 @@ else {
       Math.round(medianMs),
       Math.round(bestMs),
       nsPerParameter.toFixed(2),
-      peakMB,
+      Math.round(peakMB),
       ratios[name] === undefined ? '' : formatRatio(ratios[name]),
     ]),
   );
