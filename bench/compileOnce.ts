@@ -62,7 +62,7 @@ const session = await phase('session', () =>
 );
 const afterMB = memoryMB('VmRSS');
 await session.release();
-const inMB = (bytes: number) => Math.round(bytes / 2 ** 20);
+const inMB = (bytes: number) => Math.round(bytes / 1e6);
 const constants = simple.nodes.reduce(
   (total, node) => total + (node.primitive === 'constant' ? node.attributes.tensor.data.byteLength : 0),
   0,

@@ -67,7 +67,7 @@ export const benchShapes = {
     batch: 2,
     rows: 16,
   },
-  /** More weights than protobuf's 2 GiB: 2.4 GB. */
+  /** More weights than protobuf's 2 GiB: 2.3 GB. */
   '600m': {
     llm: {
       ...llama,

@@ -65,6 +65,7 @@ export const autocastRules: { readonly [P in Primitive]: Rule } = {
   scatterAdd: 'float32',
 };
 
+/** Whether a type is one of the half types. */
 export function isHalf(dtype: DType): dtype is HalfType {
   return dtype === 'float16' || dtype === 'bfloat16';
 }

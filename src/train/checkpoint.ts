@@ -48,6 +48,14 @@ export interface Checkpoint {
   readonly moments: ParameterTensors;
 }
 
+/** A checkpoint whose tensors belong to whoever read it. */
+export interface ReadCheckpoint extends Checkpoint {
+  readonly parameters: FloatTensors;
+  readonly moments: FloatTensors;
+}
+
+type FloatTensors = Map<string, Tensor & { dtype: 'float32' }>;
+
 const manifestSchema = z.strictObject({
   files: z.record(
     z.string().regex(/^[\w.]+$/),
@@ -121,7 +129,7 @@ export async function listCheckpoints(folder: string): Promise<string[]> {
 export async function newestCheckpoint(
   folder: string,
   onSkipped: (message: string) => void,
-): Promise<Checkpoint | undefined> {
+): Promise<ReadCheckpoint | undefined> {
   for (const name of (await listCheckpoints(folder)).reverse()) {
     try {
       return await readCheckpoint(join(folder, name));
@@ -136,7 +144,7 @@ export async function newestCheckpoint(
  * Reads a checkpoint and verifies every file against the manifest.
  * @throws CheckpointError naming the file that is missing or differs
  */
-export async function readCheckpoint(folder: string): Promise<Checkpoint> {
+export async function readCheckpoint(folder: string): Promise<ReadCheckpoint> {
   const read = (file: string) =>
     readFile(join(folder, file)).catch((error: NodeJS.ErrnoException) => {
       throw new CheckpointError(`${join(folder, file)} cannot be read (${error.code})`);
@@ -160,7 +168,7 @@ export async function readCheckpoint(folder: string): Promise<Checkpoint> {
     }
     contents.set(file, bytes);
   }
-  const tensorsOf = (file: string): ParameterTensors => {
+  const tensorsOf = (file: string): FloatTensors => {
     const { tensors } = parseSafetensors(contents.get(file) as Buffer, join(folder, file));
     return new Map(
       [...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]),

@@ -8,7 +8,7 @@ import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32 } from '../tensor/tensor.ts';
-import type { Checkpoint, TrainingProgress } from './checkpoint.ts';
+import type { Checkpoint, ReadCheckpoint, TrainingProgress } from './checkpoint.ts';
 import { collectGarbage } from './collectGarbage.ts';
 import { peakResidentMB, type StepMetrics } from './metrics.ts';
 import { learningRateAt } from './schedule.ts';
@@ -28,8 +28,8 @@ export interface Curriculum {
   readonly parameters: Parameters;
   readonly examples: readonly Example[];
   readonly clips: ReadonlyMap<string, ClipFeatures>;
-  /** Continue from here. */
-  readonly checkpoint: Checkpoint | undefined;
+  /** Continue from here. Taken over: it is emptied once its tensors are where they train. */
+  readonly checkpoint: ReadCheckpoint | undefined;
   readonly save: (checkpoint: Checkpoint) => Promise<void>;
   readonly log: (metrics: StepMetrics) => void;
   readonly watch: Watch;
@@ -52,6 +52,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
   const never = new Map([...parameters].filter(([name]) => !ever.has(name)));
   const identity = { seed, configHash: configHash(experiment), frozenHash: parameterHash(never) };
   for (const [name, tensor] of checkpoint?.parameters ?? []) parameters.set(name, tensor);
+  checkpoint?.parameters.clear();
   let progress: TrainingProgress = checkpoint?.progress ?? {
     version: 1,
     step: 0,
@@ -62,7 +63,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
     tokensSeen: 0,
     ...identity,
   };
-  let moments: ParameterTensors = checkpoint?.moments ?? new Map();
+  let moments: Parameters = checkpoint?.moments ?? new Map();
   const limit = train.maxSteps ?? Number.POSITIVE_INFINITY;
 
   for (let index = progress.stage; index < train.stages.length && progress.step < limit; index++) {
@@ -76,6 +77,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
       ever,
     );
     progress = result.progress;
+    // Inside a stage the checkpoint is written already.
     if (result.interrupted) return { parameters, steps: progress.step, finished: false };
     if (progress.stageStep === train.stages[index]?.steps) {
       // The next stage starts with a fresh optimizer: other parameters train, at another rate.
@@ -83,6 +85,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
     }
     moments = result.moments;
     await curriculum.save({ progress, parameters: pick(parameters, ever), moments });
+    if (curriculum.interrupted()) return { parameters, steps: progress.step, finished: false };
   }
   return { parameters, steps: progress.step, finished: true };
 }
@@ -122,10 +125,10 @@ async function runStage(
   names: ReadonlySet<string>,
   parameters: Parameters,
   start: TrainingProgress,
-  startMoments: ParameterTensors,
+  startMoments: Parameters,
   ever: ReadonlySet<string>,
 ): Promise<{
-  moments: ParameterTensors;
+  moments: Parameters;
   progress: TrainingProgress;
   interrupted: boolean;
 }> {
@@ -137,12 +140,18 @@ async function runStage(
       : { updates: start.updates, moments: startMoments, lossScale: start.lossScale };
   const sequence = [...parameters.keys()];
   collectGarbage();
-  const { plan, state } = await beginStage(curriculum, index, names, parameters, moments);
+  const { plan, state } = await beginStage(curriculum, index, names, parameters, moments).catch(
+    (error: unknown) => {
+      throw located(error, `stage "${train.stages[index]?.name}"`);
+    },
+  );
+  // The state has copies; a run that goes on must not hold a checkpoint to its end.
+  if (curriculum.engine.inPlace) startMoments.clear();
   const { stage } = plan;
   collectGarbage();
   const bar = watch.progress(`training "${stage.name}"`, stage.steps);
   let progress = start;
-  let stopping = false;
+  let stopped = false;
   // The step at work: its checkpoint's reading can fail too.
   let where = `stage "${stage.name}"`;
   try {
@@ -190,15 +199,16 @@ async function runStage(
         );
       }
       bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
-      stopping = interrupted();
+      // At the stage's end whoever runs the stages saves, and asks.
       const ends = progress.stageStep === stage.steps || progress.step === train.maxSteps;
-      if (!ends && (stopping || progress.step % train.checkpoint.everySteps === 0)) {
+      stopped = !ends && interrupted();
+      if (!ends && (stopped || progress.step % train.checkpoint.everySteps === 0)) {
         const now = await state.parameters();
         const { moments, lossScale } = await state.optimizer();
         const saved = { ...progress, lossScale };
         await save({ progress: saved, parameters: pick(new Map([...parameters, ...now]), ever), moments });
       }
-      if (stopping && !ends) break;
+      if (stopped) break;
     }
     const { moments, lossScale } = await state.optimizer();
     if (lossScale !== undefined && lossScale.skipped > 0)
@@ -207,18 +217,24 @@ async function runStage(
     await state.dispose();
     return {
       // The next stage starts with fresh moments; handing these on would keep all of this stage's memory.
-      moments: progress.stageStep === stage.steps ? new Map() : moments,
+      moments: new Map(progress.stageStep === stage.steps ? [] : moments),
       progress: { ...progress, lossScale },
-      interrupted: stopping,
+      interrupted: stopped,
     };
   } catch (error) {
     // On a device that was lost nothing can be freed either; what failed first is what counts.
     await state.dispose().catch(() => undefined);
-    if (error instanceof EngineError) throw new EngineError(`${where}: ${error.message}`, { cause: error });
-    throw error;
+    throw located(error, where);
   } finally {
     bar.stop();
   }
+}
+
+/** The error, saying where it happened if it is the engine's. */
+function located(error: unknown, where: string): unknown {
+  return error instanceof EngineError
+    ? new EngineError(`${where}: ${error.message}`, { cause: error })
+    : error;
 }
 
 /**

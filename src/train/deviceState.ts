@@ -112,7 +112,10 @@ function zeroProgram({ trainable }: StepOptions): Program {
   );
 }
 
-/** Compiles the step's programs and brings their state to the device. */
+/**
+ * Compiles the step's programs and brings their state to the device.
+ * @throws EngineError as `trainingState`
+ */
 export async function deviceState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
   const { engine, trainable, accumulate, optimizer } = options;
   const names = [...trainable.keys()];
@@ -139,8 +142,8 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         ),
       );
   const update = fused ? undefined : await compile(updateProgram(options), keepOnDevice);
-  // Where every window's sums begin: on the device too, or each step would bring up as many zeros as there are
-  // parameters.
+  // Where every window's sums begin: on the device too (where outputs can stay there: not on cuda), or each step would
+  // bring up as many zeros as there are parameters.
   const zeroSums = fused ? {} : await (await compile(zeroProgram(options), names.map(sumName))).run({});
 
   const zero = (name: string) => zeros('float32', trainable.get(name)?.shape ?? []);

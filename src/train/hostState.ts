@@ -18,7 +18,10 @@ import {
   type TrainingState,
 } from './step.ts';
 
-/** Compiles the step's programs and copies its state in; `options.trainable` is not held. */
+/**
+ * Compiles the step's programs and copies its state in; `options.trainable` is not held.
+ * @throws EngineError as `trainingState`
+ */
 export async function hostState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
   const { trainable, optimizer, clipNorm } = options;
   const accumulates = options.accumulate > 1;

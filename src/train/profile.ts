@@ -67,6 +67,11 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
   const index = findStage(experiment, options.stage);
   // One shape, the one that holds every batch: steps of several sizes have no common median.
   const train = { ...experiment.train, batchShapes: 1 };
+  if (experiment.train.batchShapes > 1) {
+    watch.note(
+      `train.batchShapes: ${experiment.train.batchShapes}: measured is the largest shape, which holds every batch`,
+    );
+  }
   const { training } = await readExamples(experiment, watch);
   const encoders = await loadEncoders(experiment);
   const profiles: ProgramProfile[] = [];
@@ -119,7 +124,10 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
       warmUps,
       stepsMs: wallMs.slice(warmUps),
       updatesMs: updatesMs.slice(warmUps),
-      programs: profiles.map((profile) => stepProgram(profile, warmUps, steps)),
+      // What runs once, before the steps, is none of theirs.
+      programs: profiles
+        .filter(({ runsMs }) => runsMs.length % (warmUps + steps) === 0)
+        .map((profile) => stepProgram(profile, warmUps, steps)),
     };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();
