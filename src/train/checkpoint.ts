@@ -3,11 +3,13 @@
  * file flushed, a manifest with the hash of each file last, and the folder then renamed.
  */
 import { createHash } from 'node:crypto';
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFlushed, writeFolderAtomic } from '../config/writeFile.ts';
-import { parseSafetensors, safetensorsPieces } from '../llm/safetensors.ts';
+import { ModelError } from '../llm/modelError.ts';
+import { type Reading, safetensorsPieces, streamSafetensors } from '../llm/safetensors.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -133,14 +135,15 @@ export async function newestCheckpoint(
 }
 
 /**
- * Reads a checkpoint and verifies every file against the manifest.
+ * Reads a checkpoint and verifies every file against the manifest. A tensor file is hashed while it is read, and
+ * may have any size.
+ * @param reading the pieces to read in
  * @throws CheckpointError naming the file that is missing or differs
  */
-export async function readCheckpoint(folder: string): Promise<Checkpoint> {
-  const read = (file: string) =>
-    readFile(join(folder, file)).catch((error: NodeJS.ErrnoException) => {
-      throw new CheckpointError(`${join(folder, file)} cannot be read (${error.code})`);
-    });
+export async function readCheckpoint(
+  folder: string,
+  reading: Pick<Reading, 'pieceBytes'> = {},
+): Promise<Checkpoint> {
   const parse = <T>(schema: z.ZodType<T>, bytes: Buffer, file: string): T => {
     try {
       return schema.parse(JSON.parse(bytes.toString('utf8')));
@@ -148,29 +151,76 @@ export async function readCheckpoint(folder: string): Promise<Checkpoint> {
       throw new CheckpointError(`${join(folder, file)} is not what a checkpoint holds`);
     }
   };
-  const { files } = parse(manifestSchema, await read('MANIFEST.json'), 'MANIFEST.json');
-  const contents = new Map<string, Buffer>();
-  for (const file of ['model.safetensors', 'optimizer.safetensors', 'state.json']) {
-    const bytes = await read(file);
+  const small = (file: string) => readFile(join(folder, file)).catch(unreadable(join(folder, file)));
+  const { files } = parse(manifestSchema, await small('MANIFEST.json'), 'MANIFEST.json');
+  const written = async (file: string): Promise<WrittenFile> => {
+    const path = join(folder, file);
+    const { size } = await stat(path).catch(unreadable(path));
     const entry = files[file];
-    if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256([bytes])) {
-      throw new CheckpointError(
-        `${join(folder, file)} is not the file that was written (${bytes.length} bytes)`,
-      );
-    }
-    contents.set(file, bytes);
-  }
-  const tensorsOf = (file: string): ParameterTensors => {
-    const { tensors } = parseSafetensors(contents.get(file) as Buffer, join(folder, file));
-    return new Map(
-      [...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]),
-    );
+    if (entry?.bytes !== size) throw notAsWritten(path, size);
+    return { path, bytes: size, sha256: entry.sha256 };
   };
+  // The sizes first: a file that is missing or cut off shows before gigabytes have been read.
+  const model = await written('model.safetensors');
+  const optimizer = await written('optimizer.safetensors');
+  const state = await written('state.json');
+  const progress = await small('state.json');
+  if (sha256([progress]) !== state.sha256) throw notAsWritten(state.path, progress.length);
   return {
-    progress: parse(stateSchema, contents.get('state.json') as Buffer, 'state.json'),
-    parameters: tensorsOf('model.safetensors'),
-    moments: tensorsOf('optimizer.safetensors'),
+    progress: parse(stateSchema, progress, 'state.json'),
+    parameters: await readTensors(model, reading),
+    moments: await readTensors(optimizer, reading),
   };
+}
+
+/** A file that is as large as the manifest says, and the hash that it should have. */
+interface WrittenFile {
+  readonly path: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+/** Reads and hashes a file of tensors in one pass. */
+async function readTensors(
+  { path, bytes, sha256 }: WrittenFile,
+  reading: Pick<Reading, 'pieceBytes'>,
+): Promise<ParameterTensors> {
+  const hash = createHash('sha256');
+  const tensors = new Map<string, Tensor & { dtype: 'float32' }>();
+  try {
+    const hashed: Reading = { ...reading, onBytes: (piece) => hash.update(piece) };
+    for await (const [name, tensor] of streamSafetensors(path, hashed)) {
+      tensors.set(name, mustFloat(tensor, `${path}: ${name}`));
+    }
+  } catch (error) {
+    if (error instanceof Error && 'syscall' in error) unreadable(path)(error as NodeJS.ErrnoException);
+    if (!(error instanceof ModelError || error instanceof CheckpointError)) throw error;
+    // What a damaged file says of itself means nothing: it is the reason only in the file that was written.
+    if ((await hashOfFile(path)) !== sha256) throw notAsWritten(path, bytes);
+    throw error;
+  }
+  if (hash.digest('hex') !== sha256) throw notAsWritten(path, bytes);
+  return tensors;
+}
+
+function notAsWritten(path: string, bytes: number): CheckpointError {
+  return new CheckpointError(`${path} is not the file that was written (${bytes} bytes)`);
+}
+
+function unreadable(path: string): (error: NodeJS.ErrnoException) => never {
+  return ({ code }) => {
+    throw new CheckpointError(`${path} cannot be read (${code})`);
+  };
+}
+
+async function hashOfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  try {
+    for await (const piece of createReadStream(path)) hash.update(piece);
+  } catch (error) {
+    unreadable(path)(error as NodeJS.ErrnoException);
+  }
+  return hash.digest('hex');
 }
 
 function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' } {
@@ -179,7 +229,11 @@ function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' }
 }
 
 function sha256(pieces: readonly Uint8Array[]): string {
+  // A hash does not take 2 GiB at once.
+  const limit = 2 ** 30;
   const hash = createHash('sha256');
-  for (const piece of pieces) hash.update(piece);
+  for (const piece of pieces) {
+    for (let at = 0; at < piece.length; at += limit) hash.update(piece.subarray(at, at + limit));
+  }
   return hash.digest('hex');
 }
