@@ -117,21 +117,34 @@ export async function listCheckpoints(folder: string): Promise<string[]> {
 }
 
 /**
- * The newest checkpoint that is whole, or undefined where there is none.
- * @param onSkipped told about every one that is not whole, with the reason
+ * The newest checkpoint that is whole, or undefined where there is none at all.
+ * @param onSkipped told about every newer one that is not whole, with the reason
+ * @throws CheckpointError when there are checkpoints and none of them can be read, with each one's reason: to go on
+ *   as if there were none would begin the run anew over what it has recorded
  */
 export async function newestCheckpoint(
   folder: string,
   onSkipped: (message: string) => void,
 ): Promise<Checkpoint | undefined> {
+  const skipped: { name: string; reason: string }[] = [];
   for (const name of (await listCheckpoints(folder)).reverse()) {
     try {
-      return await readCheckpoint(join(folder, name));
+      const checkpoint = await readCheckpoint(join(folder, name));
+      for (const { name, reason } of skipped) onSkipped(`${join(folder, name)} is left out: ${reason}`);
+      return checkpoint;
     } catch (error) {
-      onSkipped(`${join(folder, name)} is left out: ${error instanceof Error ? error.message : error}`);
+      skipped.push({ name, reason: error instanceof Error ? error.message : String(error) });
     }
   }
-  return undefined;
+  if (skipped.length === 0) return undefined;
+  throw new CheckpointError(
+    [
+      `${folder}: none of its checkpoints can be read, so there is nothing to resume from:`,
+      ...skipped.map(({ name, reason }) => `  ${name}: ${reason}`),
+      'Repair one (copy it again from where it is whole), or set run.dir to another folder. To start over, remove ' +
+        'them or give --resume never: either empties metrics.jsonl.',
+    ].join('\n'),
+  );
 }
 
 /**

@@ -138,4 +138,21 @@ describe('the newest checkpoint', () => {
       `${join(folder, 'step-000004')} is left out: ${join(folder, 'step-000004', 'model.safetensors')} is not the file that was written (100 bytes)`,
     ]);
   });
+
+  test('is an error where none of them can be read, with the reason of each and what to do', async () => {
+    for (const step of [2, 4]) await saveCheckpoint(folder, checkpoint(step), 2);
+    await cut('step-000002');
+    await rm(join(folder, 'step-000004', 'MANIFEST.json'));
+    const error = await newest().catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(CheckpointError);
+    const [what, ...rest] = (error as CheckpointError).message.split('\n');
+    expect(what).toBe(`${folder}: none of its checkpoints can be read, so there is nothing to resume from:`);
+    expect(rest.slice(0, 2)).toEqual([
+      `  step-000004: ${join(folder, 'step-000004', 'MANIFEST.json')} cannot be read (ENOENT)`,
+      `  step-000002: ${join(folder, 'step-000002', 'model.safetensors')} is not the file that was written (100 bytes)`,
+    ]);
+    expect(rest[2]).toContain('--resume never');
+    expect(skipped).toEqual([]);
+    expect(await listCheckpoints(folder)).toEqual(['step-000002', 'step-000004']);
+  });
 });
