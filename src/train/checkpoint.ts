@@ -96,16 +96,22 @@ export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, kee
           : `The newest whole one is ${earlier}. Free space, then run the same command: it resumes from there.`),
     );
   }
-  await prune(folder, keep);
+  await prune(folder, checkpoint.progress.step, keep);
   return target;
 }
 
-/** Removes old checkpoints and what killed processes left. A failure here never harms the run. */
-async function prune(folder: string, keep: number): Promise<void> {
-  const old = (await listCheckpoints(folder)).slice(0, -keep);
+/**
+ * Removes old checkpoints and what killed processes left. Those of later steps than `step`, which was just written,
+ * are of a run that was started over, or not whole: counted as the newest, they would take the place of this run's.
+ * A failure here never harms the run.
+ */
+async function prune(folder: string, step: number, keep: number): Promise<void> {
+  const listed = await listCheckpoints(folder);
+  const old = listed.filter((name) => stepOf(name) <= step).slice(0, -keep);
+  const later = listed.filter((name) => stepOf(name) > step);
   const entries = await readdir(folder).catch(() => []);
   const remains = entries.filter((entry) => /\.tmp-\d+$/.test(entry));
-  for (const name of [...old, ...remains]) {
+  for (const name of [...old, ...later, ...remains]) {
     await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   }
 }
@@ -113,7 +119,11 @@ async function prune(folder: string, keep: number): Promise<void> {
 /** Names of finished checkpoints, oldest first. */
 export async function listCheckpoints(folder: string): Promise<string[]> {
   const entries = await readdir(folder).catch(() => []);
-  return entries.filter((entry) => /^step-\d{6,}$/.test(entry)).sort();
+  return entries.filter((entry) => /^step-\d{6,}$/.test(entry)).sort((a, b) => stepOf(a) - stepOf(b));
+}
+
+function stepOf(name: string): number {
+  return Number(name.slice('step-'.length));
 }
 
 /**

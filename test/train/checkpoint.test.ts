@@ -155,4 +155,17 @@ describe('the newest checkpoint', () => {
     expect(skipped).toEqual([]);
     expect(await listCheckpoints(folder)).toEqual(['step-000002', 'step-000004']);
   });
+
+  test('of a run that was started over is its own, not one of the run before', async () => {
+    for (const step of [8, 10]) await saveCheckpoint(folder, checkpoint(step), 2);
+    for (const step of [2, 4, 6]) await saveCheckpoint(folder, checkpoint(step), 2);
+    expect(await listCheckpoints(folder)).toEqual(['step-000004', 'step-000006']);
+    expect((await newest())?.progress.step).toBe(6);
+  });
+
+  test('is that of the last step, with seven digits too', async () => {
+    for (const step of [999_998, 999_999, 1_000_000]) await saveCheckpoint(folder, checkpoint(step), 2);
+    expect(await listCheckpoints(folder)).toEqual(['step-999999', 'step-1000000']);
+    expect((await newest())?.progress.step).toBe(1_000_000);
+  });
 });
