@@ -11,10 +11,12 @@ import { parseStrictJsonBytes } from './strictJson.ts';
  * Node runs on. A file is untrusted until every number in its header has been checked.
  */
 
-/** The tensors of a file in the order of their bytes, and its free text. */
-export interface Safetensors {
-  readonly tensors: Map<string, Tensor>;
-  readonly metadata: ReadonlyMap<string, string>;
+/** How a file is read. */
+export interface Reading {
+  /** Told every byte of the file, once and in order, as it comes (for a hash of the file, say). */
+  readonly onBytes?: (bytes: Uint8Array) => void;
+  /** The most bytes that are read at once; a single read of the system ends at 2 GiB. */
+  readonly pieceBytes?: number;
 }
 
 const maximumHeaderBytes = 100_000_000;
@@ -73,16 +75,20 @@ export async function readSafetensorsMetadata(path: string): Promise<ReadonlyMap
 }
 
 /**
- * Reads one tensor at a time, so that a large file need not stand in memory twice while it is converted.
+ * Reads one tensor at a time, so that a file of any size stands in memory once at most.
  * The whole header is checked before the first tensor comes.
  * @throws like `readSafetensors`.
  */
-export async function* streamSafetensors(path: string): AsyncGenerator<readonly [string, Tensor]> {
+export async function* streamSafetensors(
+  path: string,
+  reading: Reading = {},
+): AsyncGenerator<readonly [string, Tensor]> {
   const file = await open(path, 'r');
   try {
-    const { header, dataStart } = await readHeader(file, path);
+    const { header, dataStart } = await readHeader(file, path, reading);
+    // The entries are in the order of their bytes and leave no gap, so all of the file passes by in order.
     for (const entry of header.entries) {
-      const bytes = await readExactly(file, dataStart + entry.begin, entry.end - entry.begin, path);
+      const bytes = await readExactly(file, dataStart + entry.begin, entry.end - entry.begin, path, reading);
       yield [entry.name, tensorFromBytes(entry, bytes, path)];
     }
   } finally {
@@ -91,43 +97,11 @@ export async function* streamSafetensors(path: string): AsyncGenerator<readonly 
 }
 
 /**
- * Reads the tensors of a file that is already in memory. Tensors share the memory of `bytes` where alignment
- * allows it, and are copies where it does not.
- * @param where how error messages name the file
- */
-export function parseSafetensors(bytes: Uint8Array, where: string): Safetensors {
-  const headerBytes = headerLength(bytes.subarray(0, 8), bytes.length, where);
-  const header = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, where);
-  const data = bytes.subarray(8 + headerBytes);
-  const tensors = new Map(
-    header.entries.map((entry) => [
-      entry.name,
-      tensorFromBytes(entry, data.subarray(entry.begin, entry.end), where),
-    ]),
-  );
-  return { tensors, metadata: header.metadata };
-}
-
-/**
- * The bytes of a file. Equal content gives equal bytes: names are sorted in the header; the data of wide elements
- * comes first, so that every tensor is aligned to its element size.
+ * The bytes of a file in pieces, one after the other; the tensors' are views of their own memory. Equal content
+ * gives equal bytes: names are sorted in the header; the data of wide elements comes first, so that every tensor is
+ * aligned to its element size.
  * @throws RangeError for a tensor named `__metadata__`, which the format keeps for itself.
  */
-export function serializeSafetensors(
-  tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
-  metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
-): Uint8Array {
-  const pieces = safetensorsPieces(tensors, metadata);
-  const bytes = new Uint8Array(pieces.reduce((total, { length }) => total + length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
-}
-
-/** The pieces of such a file, one after the other; the tensors' are views of their own memory. */
 export function safetensorsPieces(
   tensors: ReadonlyMap<string, Tensor> | Readonly<Record<string, Tensor>>,
   metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
@@ -186,22 +160,33 @@ function sortedEntries<T>(named: ReadonlyMap<string, T> | Readonly<Record<string
   return entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
 }
 
-async function readHeader(file: FileHandle, path: string): Promise<{ header: Header; dataStart: number }> {
+async function readHeader(
+  file: FileHandle,
+  path: string,
+  reading: Reading = {},
+): Promise<{ header: Header; dataStart: number }> {
   const information = await file.stat();
   if (!information.isFile()) throw new ModelError(`${path}: this is not a file`);
   const fileBytes = information.size;
-  const headerBytes = headerLength(await readExactly(file, 0, Math.min(8, fileBytes), path), fileBytes, path);
-  const header = parseHeader(await readExactly(file, 8, headerBytes, path), fileBytes, path);
+  const prefix = await readExactly(file, 0, Math.min(8, fileBytes), path, reading);
+  const headerBytes = headerLength(prefix, fileBytes, path);
+  const header = parseHeader(await readExactly(file, 8, headerBytes, path, reading), fileBytes, path);
   return { header, dataStart: 8 + headerBytes };
 }
 
-/** Reads in pieces: one read call of the system stops at 2 GiB. */
-async function readExactly(file: FileHandle, position: number, length: number, path: string) {
+async function readExactly(
+  file: FileHandle,
+  position: number,
+  length: number,
+  path: string,
+  { onBytes, pieceBytes = 2 ** 30 }: Reading,
+): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
   for (let done = 0; done < length; ) {
-    const piece = Math.min(length - done, 1 << 30);
+    const piece = Math.min(length - done, pieceBytes);
     const { bytesRead } = await file.read(bytes, done, piece, position + done);
     if (bytesRead === 0) throw new ModelError(`${path}: the file became shorter while it was read`);
+    onBytes?.(bytes.subarray(done, done + bytesRead));
     done += bytesRead;
   }
   return bytes;
@@ -300,10 +285,11 @@ function checkLayout(entries: readonly Entry[], dataStart: number, fileBytes: nu
   }
 }
 
+/** @param bytes at the beginning of their memory, which is aligned for every dtype */
 function tensorFromBytes(entry: Entry, bytes: Uint8Array, where: string): Tensor {
   const { dtype, shape } = entry;
   const width = bytesPerElement[dtype];
-  const { buffer, byteOffset } = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  const { buffer, byteOffset } = bytes;
   const size = bytes.length / width;
   const build: { [D in DType]: () => Tensor } = {
     float32: () => tensor('float32', shape, new Float32Array(buffer, byteOffset, size)),

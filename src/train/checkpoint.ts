@@ -3,11 +3,13 @@
  * file flushed, a manifest with the hash of each file last, and the folder then renamed.
  */
 import { createHash } from 'node:crypto';
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFlushed, writeFolderAtomic } from '../config/writeFile.ts';
-import { parseSafetensors, safetensorsPieces } from '../llm/safetensors.ts';
+import { ModelError } from '../llm/modelError.ts';
+import { type Reading, safetensorsPieces, streamSafetensors } from '../llm/safetensors.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -102,16 +104,22 @@ export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, kee
           : `The newest whole one is ${earlier}. Free space, then run the same command: it resumes from there.`),
     );
   }
-  await prune(folder, keep);
+  await prune(folder, checkpoint.progress.step, keep);
   return target;
 }
 
-/** Removes old checkpoints and what killed processes left. A failure here never harms the run. */
-async function prune(folder: string, keep: number): Promise<void> {
-  const old = (await listCheckpoints(folder)).slice(0, -keep);
+/**
+ * Removes old checkpoints and what killed processes left. Those of later steps than `step`, which was just written,
+ * are of a run that was started over, or not whole: counted as the newest, they would take the place of this run's.
+ * A failure here never harms the run.
+ */
+async function prune(folder: string, step: number, keep: number): Promise<void> {
+  const listed = await listCheckpoints(folder);
+  const old = listed.filter((name) => stepOf(name) <= step).slice(0, -keep);
+  const later = listed.filter((name) => stepOf(name) > step);
   const entries = await readdir(folder).catch(() => []);
   const remains = entries.filter((entry) => /\.tmp-\d+$/.test(entry));
-  for (const name of [...old, ...remains]) {
+  for (const name of [...old, ...later, ...remains]) {
     await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   }
 }
@@ -119,36 +127,54 @@ async function prune(folder: string, keep: number): Promise<void> {
 /** Names of finished checkpoints, oldest first. */
 export async function listCheckpoints(folder: string): Promise<string[]> {
   const entries = await readdir(folder).catch(() => []);
-  return entries.filter((entry) => /^step-\d{6,}$/.test(entry)).sort();
+  return entries.filter((entry) => /^step-\d{6,}$/.test(entry)).sort((a, b) => stepOf(a) - stepOf(b));
+}
+
+function stepOf(name: string): number {
+  return Number(name.slice('step-'.length));
 }
 
 /**
- * The newest checkpoint that is whole, or undefined where there is none.
- * @param onSkipped told about every one that is not whole, with the reason
+ * The newest checkpoint that is whole, or undefined where there is none at all.
+ * @param onSkipped told about every newer one that is not whole, with the reason
+ * @throws CheckpointError when there are checkpoints and none of them can be read, with each one's reason: to go on
+ *   as if there were none would begin the run anew over what it has recorded
  */
 export async function newestCheckpoint(
   folder: string,
   onSkipped: (message: string) => void,
 ): Promise<ReadCheckpoint | undefined> {
+  const skipped: { name: string; reason: string }[] = [];
   for (const name of (await listCheckpoints(folder)).reverse()) {
     try {
-      return await readCheckpoint(join(folder, name));
+      const checkpoint = await readCheckpoint(join(folder, name));
+      for (const { name, reason } of skipped) onSkipped(`${join(folder, name)} is left out: ${reason}`);
+      return checkpoint;
     } catch (error) {
-      onSkipped(`${join(folder, name)} is left out: ${error instanceof Error ? error.message : error}`);
+      skipped.push({ name, reason: error instanceof Error ? error.message : String(error) });
     }
   }
-  return undefined;
+  if (skipped.length === 0) return undefined;
+  throw new CheckpointError(
+    [
+      `${folder}: none of its checkpoints can be read, so there is nothing to resume from:`,
+      ...skipped.map(({ name, reason }) => `  ${name}: ${reason}`),
+      'Repair one (copy it again from where it is whole), or set run.dir to another folder. To start over, remove ' +
+        'them or give --resume never: either empties metrics.jsonl.',
+    ].join('\n'),
+  );
 }
 
 /**
- * Reads a checkpoint and verifies every file against the manifest.
+ * Reads a checkpoint and verifies every file against the manifest. A tensor file is hashed while it is read, and
+ * may have any size.
+ * @param reading the pieces to read in
  * @throws CheckpointError naming the file that is missing or differs
  */
-export async function readCheckpoint(folder: string): Promise<ReadCheckpoint> {
-  const read = (file: string) =>
-    readFile(join(folder, file)).catch((error: NodeJS.ErrnoException) => {
-      throw new CheckpointError(`${join(folder, file)} cannot be read (${error.code})`);
-    });
+export async function readCheckpoint(
+  folder: string,
+  reading: Pick<Reading, 'pieceBytes'> = {},
+): Promise<ReadCheckpoint> {
   const parse = <T>(schema: z.ZodType<T>, bytes: Buffer, file: string): T => {
     try {
       return schema.parse(JSON.parse(bytes.toString('utf8')));
@@ -156,29 +182,76 @@ export async function readCheckpoint(folder: string): Promise<ReadCheckpoint> {
       throw new CheckpointError(`${join(folder, file)} is not what a checkpoint holds`);
     }
   };
-  const { files } = parse(manifestSchema, await read('MANIFEST.json'), 'MANIFEST.json');
-  const contents = new Map<string, Buffer>();
-  for (const file of ['model.safetensors', 'optimizer.safetensors', 'state.json']) {
-    const bytes = await read(file);
+  const small = (file: string) => readFile(join(folder, file)).catch(unreadable(join(folder, file)));
+  const { files } = parse(manifestSchema, await small('MANIFEST.json'), 'MANIFEST.json');
+  const written = async (file: string): Promise<WrittenFile> => {
+    const path = join(folder, file);
+    const { size } = await stat(path).catch(unreadable(path));
     const entry = files[file];
-    if (entry === undefined || entry.bytes !== bytes.length || entry.sha256 !== sha256([bytes])) {
-      throw new CheckpointError(
-        `${join(folder, file)} is not the file that was written (${bytes.length} bytes)`,
-      );
-    }
-    contents.set(file, bytes);
-  }
-  const tensorsOf = (file: string): FloatTensors => {
-    const { tensors } = parseSafetensors(contents.get(file) as Buffer, join(folder, file));
-    return new Map(
-      [...tensors].map(([name, tensor]) => [name, mustFloat(tensor, `${join(folder, file)}: ${name}`)]),
-    );
+    if (entry?.bytes !== size) throw notAsWritten(path, size);
+    return { path, bytes: size, sha256: entry.sha256 };
   };
+  // The sizes first: a file that is missing or cut off shows before gigabytes have been read.
+  const model = await written('model.safetensors');
+  const optimizer = await written('optimizer.safetensors');
+  const state = await written('state.json');
+  const progress = await small('state.json');
+  if (sha256([progress]) !== state.sha256) throw notAsWritten(state.path, progress.length);
   return {
-    progress: parse(stateSchema, contents.get('state.json') as Buffer, 'state.json'),
-    parameters: tensorsOf('model.safetensors'),
-    moments: tensorsOf('optimizer.safetensors'),
+    progress: parse(stateSchema, progress, 'state.json'),
+    parameters: await readTensors(model, reading),
+    moments: await readTensors(optimizer, reading),
   };
+}
+
+/** A file that is as large as the manifest says, and the hash that it should have. */
+interface WrittenFile {
+  readonly path: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+/** Reads and hashes a file of tensors in one pass. */
+async function readTensors(
+  { path, bytes, sha256 }: WrittenFile,
+  reading: Pick<Reading, 'pieceBytes'>,
+): Promise<FloatTensors> {
+  const hash = createHash('sha256');
+  const tensors: FloatTensors = new Map();
+  try {
+    const hashed: Reading = { ...reading, onBytes: (piece) => hash.update(piece) };
+    for await (const [name, tensor] of streamSafetensors(path, hashed)) {
+      tensors.set(name, mustFloat(tensor, `${path}: ${name}`));
+    }
+  } catch (error) {
+    if (error instanceof Error && 'syscall' in error) unreadable(path)(error as NodeJS.ErrnoException);
+    if (!(error instanceof ModelError || error instanceof CheckpointError)) throw error;
+    // What a damaged file says of itself means nothing: it is the reason only in the file that was written.
+    if ((await hashOfFile(path)) !== sha256) throw notAsWritten(path, bytes);
+    throw error;
+  }
+  if (hash.digest('hex') !== sha256) throw notAsWritten(path, bytes);
+  return tensors;
+}
+
+function notAsWritten(path: string, bytes: number): CheckpointError {
+  return new CheckpointError(`${path} is not the file that was written (${bytes} bytes)`);
+}
+
+function unreadable(path: string): (error: NodeJS.ErrnoException) => never {
+  return ({ code }) => {
+    throw new CheckpointError(`${path} cannot be read (${code})`);
+  };
+}
+
+async function hashOfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  try {
+    for await (const piece of createReadStream(path)) hash.update(piece);
+  } catch (error) {
+    unreadable(path)(error as NodeJS.ErrnoException);
+  }
+  return hash.digest('hex');
 }
 
 function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' } {
@@ -187,7 +260,11 @@ function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' }
 }
 
 function sha256(pieces: readonly Uint8Array[]): string {
+  // A hash does not take 2 GiB at once.
+  const limit = 2 ** 30;
   const hash = createHash('sha256');
-  for (const piece of pieces) hash.update(piece);
+  for (const piece of pieces) {
+    for (let at = 0; at < piece.length; at += limit) hash.update(piece.subarray(at, at + limit));
+  }
   return hash.digest('hex');
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { appendFile, readdir, readFile, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -102,6 +102,36 @@ describe('a run that is killed and started again ends with the same weights, bit
     expect(
       notes.some((note) => note.includes(newest) && note.includes('is not the file that was written')),
     ).toBe(true);
+    expect(hash).toBe(uninterrupted.hash);
+  });
+
+  it('with no whole checkpoint it refuses and keeps its record, until it is told to start over', async () => {
+    await killWhen('none whole', () => stepsLogged('none whole') >= 11);
+    const folder = join(runFolder('none whole'), 'checkpoints');
+    const names = checkpointEntries('none whole').filter((entry) => /^step-\d+$/.test(entry));
+    expect(names.length).toBeGreaterThan(0);
+    for (const name of names) await truncate(join(folder, name, 'model.safetensors'), 100);
+    const log = join(runFolder('none whole'), 'metrics.jsonl');
+    const before = await readFile(log, 'utf8');
+    const message = await finish(start('none whole')).then(
+      () => 'no error',
+      (error: Error) => error.message,
+    );
+    expect(message).toContain(`${folder}: none of its checkpoints can be read`);
+    for (const name of names)
+      expect(message).toContain(
+        `${join(folder, name, 'model.safetensors')} is not the file that was written`,
+      );
+    expect(message).toContain('--resume never');
+    expect(await readFile(log, 'utf8')).toBe(before);
+
+    const over = ['src/cli/main.ts', 'train', world.config, '--resume', 'never', '--no-eval'];
+    const command = [...trainingChild.slice(0, -1), ...over, '--set', `run.dir=${runFolder('none whole')}`];
+    const { status, stderr } = spawnSync(process.execPath, command, { encoding: 'utf8' });
+    expect(status, stderr).toBe(0);
+    expect(stepsLogged('none whole')).toBe(18);
+    const { hash, notes } = await finish(start('none whole'));
+    expect(notes).toContain('resuming after step 18');
     expect(hash).toBe(uninterrupted.hash);
   });
 

@@ -28,7 +28,8 @@ export function softwareEnvironment(): Environment | undefined {
 }
 
 /**
- * Runs a module of this folder and takes the message that it sends.
+ * Runs a module of this folder and takes the last message that it sends, also where the process dies after it: a
+ * module that has more to try sends first what it knows already.
  * @param module `tryProvider`
  * @param schema what it answers
  */

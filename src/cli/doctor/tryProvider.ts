@@ -1,6 +1,7 @@
 /**
- * Multiplies two matrices on an engine, and tries a training step's arithmetic in the half types, in a process of its own: `node tryProvider.js onnx webgpu`, `node
- * tryProvider.js tfjs wasm`. A GPU provider that fails can take the whole process with it.
+ * Multiplies two matrices on an engine, and tries a training step's arithmetic in the half types, in a process of its
+ * own: `node tryProvider.js onnx webgpu`, `node tryProvider.js tfjs wasm`. A GPU provider that fails can take the whole
+ * process with it, so float32 is answered before the half types are tried, and then all of it.
  */
 import { type Engine, plain } from '../../engine/engine.ts';
 import { onnxEngine } from '../../engine/onnx/engine.ts';
@@ -22,6 +23,12 @@ async function typesOf(engine: Engine): Promise<string[]> {
   return types;
 }
 
+/** Done when the message has left this process, which may end at whatever comes next. */
+async function answer(message: { ok: true; types: string[] } | { ok: false; reason: string }): Promise<void> {
+  const { send } = process;
+  if (send !== undefined) await new Promise<void>((resolve) => send.call(process, message, () => resolve()));
+}
+
 const shape = [2, 2] as const;
 const [kind, name] = process.argv.slice(2);
 try {
@@ -35,12 +42,17 @@ try {
   const { data } = plain(await program.run({ a: matrix, b: matrix }), 'product');
   const product = Array.from(data, Number);
   const right = [7, 10, 15, 22].every((value, index) => Math.abs(value - (product[index] ?? 0)) < 1e-3);
-  process.send?.(
-    right
-      ? { ok: true, types: await typesOf(engine) }
-      : { ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` },
-  );
+  if (right) {
+    // What counts when no second answer comes.
+    await answer({
+      ok: true,
+      types: ['float32 (the half types could not be tried: the process ended at it)'],
+    });
+    await answer({ ok: true, types: await typesOf(engine) });
+  } else {
+    await answer({ ok: false, reason: `[1 2; 3 4]^2 came out as ${product.join(' ')}` });
+  }
   await engine.dispose();
 } catch (error) {
-  process.send?.({ ok: false, reason: error instanceof Error ? error.message : String(error) });
+  await answer({ ok: false, reason: error instanceof Error ? error.message : String(error) });
 }
