@@ -2,7 +2,7 @@
 
 import { readEncoderManifest } from './encoder.ts';
 import type { EncoderManifest } from './encoderManifest.ts';
-import { framesOfSamples } from './openWakeWord.ts';
+import { checkLength, framesOfSamples } from './openWakeWord.ts';
 
 export interface EncoderShape {
   readonly name: string;
@@ -10,7 +10,7 @@ export interface EncoderShape {
   readonly width: number;
   /** Frames for every clip alike; undefined where a clip's length decides. */
   readonly frames: number | undefined;
-  /** Frames for a clip. */
+  /** Frames for a clip. @throws EncoderError where a clip's length decides, for one that is too long */
   readonly framesOf: (clip: { readonly samples: number; readonly sampleRate: number }) => number;
 }
 
@@ -29,7 +29,10 @@ function shapeOf(manifest: EncoderManifest): EncoderShape {
     name,
     width,
     frames: undefined,
-    framesOf: ({ samples, sampleRate }) =>
-      framesOfSamples(Math.ceil((samples * manifest.sampleRate) / sampleRate)),
+    framesOf: ({ samples, sampleRate }) => {
+      const resampled = Math.ceil((samples * manifest.sampleRate) / sampleRate);
+      checkLength(resampled, manifest);
+      return framesOfSamples(resampled);
+    },
   };
 }

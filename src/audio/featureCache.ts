@@ -97,16 +97,28 @@ export async function encodeAll(
     try {
       features.set(id, await encodeCached(encoder, await readWaveform(path), cacheFolder));
     } catch (error) {
-      if (!(error instanceof Error) || !['AudioError', 'EncoderError'].includes(error.name)) throw error;
-      if (onBadSample === 'error') {
-        error.message =
-          `sample "${id}": ${error.message}\n` +
-          'Repair or remove it, or leave such samples out with --on-bad-sample skip.';
-        throw error;
-      }
-      skipped.push({ id, reason: error.message });
+      skipped.push({ id, reason: reasonToSkip(error, id, onBadSample) });
     }
     onProgress?.(index + 1);
   }
   return { features, skipped };
+}
+
+/**
+ * Why a clip is left out, from the error of reading or encoding it.
+ * @throws the error itself where it is not about the clip; naming the sample where bad samples are not skipped
+ */
+export function reasonToSkip(
+  error: unknown,
+  id: string,
+  onBadSample: EncodeAllOptions['onBadSample'],
+): string {
+  if (!(error instanceof Error) || !['AudioError', 'EncoderError'].includes(error.name)) throw error;
+  if (onBadSample === 'error') {
+    error.message =
+      `sample "${id}": ${error.message}\n` +
+      'Repair or remove it, or leave such samples out with --on-bad-sample skip.';
+    throw error;
+  }
+  return error.message;
 }

@@ -28,6 +28,22 @@ export function framesOfSamples(samples: number): number {
   return Math.floor((melFrames - windowFrames) / hopFrames) + 1;
 }
 
+/**
+ * @param samples at the encoder's rate
+ * @throws EncoderError for a clip that is too long
+ */
+export function checkLength(
+  samples: number,
+  { name, sampleRate, maxSeconds }: EncoderManifest & { kind: 'openwakeword' },
+): void {
+  const seconds = samples / sampleRate;
+  if (seconds > maxSeconds) {
+    throw new EncoderError(
+      `the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`,
+    );
+  }
+}
+
 /** Loads the two models from their npm package. */
 export async function openWakeWord(
   manifest: EncoderManifest & { kind: 'openwakeword' },
@@ -50,7 +66,7 @@ export async function openWakeWord(
     await melspectrogram.session.release();
     throw error;
   });
-  const { name, width, sampleRate, maxSeconds } = manifest;
+  const { name, width, sampleRate } = manifest;
   return {
     name,
     width,
@@ -59,12 +75,7 @@ export async function openWakeWord(
     async encode(waveform) {
       mustBeFinite(waveform);
       const { samples } = resample(waveform, sampleRate);
-      const seconds = samples.length / sampleRate;
-      if (seconds > maxSeconds) {
-        throw new EncoderError(
-          `the clip is ${seconds.toFixed(2)} s long, encoder "${name}" takes up to ${maxSeconds} s`,
-        );
-      }
+      checkLength(samples.length, manifest);
       // The models take samples on the scale of 16-bit integers.
       const input = new Float32Array(Math.max(samples.length, fewestSamples));
       for (const [at, value] of samples.entries()) input[at] = 32_768 * value;

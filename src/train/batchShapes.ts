@@ -4,6 +4,7 @@
  */
 import type { LlamaConfig } from '../llm/config.ts';
 import { type BatchShape, bucket, type Row } from '../pal/batch.ts';
+import { copiesPerProgram } from './frozenWeights.ts';
 
 /** What a micro-batch needs: its longest text, and its targets. */
 export interface BatchNeed {
@@ -22,13 +23,15 @@ export interface BatchShapes {
   readonly shapes: readonly BatchShape[];
   /** Share of the text's arithmetic that the smaller shapes save, of what the first alone would take. */
   readonly saved: number;
+  /** Shares of the batches that take each of the shapes; the first has all where no batch is known. */
+  readonly shares: readonly number[];
 }
 
 /** A program more is compiled for this share of the arithmetic at least. */
 const worthCompiling = 0.01;
 
-/** Every compiled program holds the frozen weights again; the copies may take this much together. */
-const frozenCopiesBytes = 2 ** 30;
+/** Every compiled program holds copies of the frozen weights; those of the smaller shapes may take this much together. */
+export const copiesBudgetBytes = 1e9;
 
 /**
  * How many shapes there may be.
@@ -36,7 +39,8 @@ const frozenCopiesBytes = 2 ** 30;
  * @param frozenBytes of the stage's frozen weights
  */
 export function affordableShapes(most: number, frozenBytes: number): number {
-  return Math.min(most, 1 + Math.floor(frozenCopiesBytes / Math.max(1, frozenBytes)));
+  const bytesPerProgram = Math.max(1, copiesPerProgram * frozenBytes);
+  return Math.min(most, 1 + Math.floor(copiesBudgetBytes / bytesPerProgram));
 }
 
 export function needOf(rows: readonly Row[]): BatchNeed {
@@ -74,9 +78,9 @@ export function chooseShapes(
     ({ textRows, targets }): BatchNeed => ({ textRows: bucket(textRows), targets: bucket(targets) }),
   );
   const lengths = [...new Set(rounded.map(({ textRows }) => textRows))];
-  const counts = [...new Set(rounded.map(({ targets }) => targets))];
+  const targetCounts = [...new Set(rounded.map(({ targets }) => targets))];
   const candidates = lengths.flatMap((textRows) =>
-    counts.map((targets) => ({ ...whole, textRows, targets })),
+    targetCounts.map((targets) => ({ ...whole, textRows, targets })),
   );
   const shapes = [whole];
   // What each batch takes with the shapes so far.
@@ -100,7 +104,13 @@ export function chooseShapes(
     shapes.push(shape);
   }
   const left = taken.reduce((total, one) => total + one, 0);
-  return { shapes, saved: all === 0 ? 0 : 1 - left / all };
+  const counts = shapes.map(() => 0);
+  for (const need of rounded) (counts[cheapest(shapes, need, cost)] as number)++;
+  return {
+    shapes,
+    saved: all === 0 ? 0 : 1 - left / all,
+    shares: rounded.length === 0 ? [1] : counts.map((count) => count / rounded.length),
+  };
 }
 
 /** The number of the cheapest shape that holds a batch; the first when none of the smaller ones does. */
@@ -109,7 +119,10 @@ export function shapeFor(
   rows: readonly Row[],
   cost: PaddingCost,
 ): number {
-  const need = needOf(rows);
+  return cheapest(shapes, needOf(rows), cost);
+}
+
+function cheapest(shapes: readonly BatchShape[], need: BatchNeed, cost: PaddingCost): number {
   let chosen = 0;
   let least = Number.POSITIVE_INFINITY;
   for (const [index, shape] of shapes.entries()) {

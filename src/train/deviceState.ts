@@ -81,7 +81,12 @@ export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
   return recomputeLayers(program, options.recompute ?? []);
 }
 
-function updateProgram({ trainable, optimizer, clipNorm }: StepOptions): Program {
+/** The update alone, from gradients that were summed over the micro-batches. */
+export function updateProgram({
+  trainable,
+  optimizer,
+  clipNorm,
+}: Pick<StepOptions, 'trainable' | 'optimizer' | 'clipNorm'>): Program {
   const names = [...trainable.keys()];
   const own = parameterInputs(trainable);
   const state = {

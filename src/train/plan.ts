@@ -5,28 +5,36 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type EncoderShape, encoderShape } from '../audio/encoderShape.ts';
+import { reasonToSkip } from '../audio/featureCache.ts';
 import { readWaveform } from '../audio/waveform.ts';
 import type { Experiment } from '../config/schema.ts';
 import { readSplit } from '../data/dataset.ts';
 import type { Example } from '../data/manifest.ts';
+import { prepared } from '../engine/onnx/lower.ts';
+import { tfjsArithmetic } from '../engine/tfjs/engine.ts';
 import type { BatchShape } from '../pal/batch.ts';
-import type { ParameterTensors } from '../tensor/parameters.ts';
 import { simplify } from '../tensor/passes.ts';
+import type { Program } from '../tensor/program.ts';
 import { schedule } from '../tensor/schedule.ts';
 import { type Activations, activationsOf } from './activations.ts';
+import { updateProgram } from './deviceState.ts';
+import { constantCopiesBytes, ownConstantsBytes } from './frozenWeights.ts';
 import { type MemoryTerm, memoryTerms } from './planMemory.ts';
-import { estimateStepMs, type PartWork, partsOf, type Rates } from './planTime.ts';
+import { estimateStepMs, type PartWork, type ProgramWork, partsOf, type Rates } from './planTime.ts';
 import { findStage } from './profile.ts';
-import { assemble, initialParameters, loadExperimentLlm, RunError } from './setup.ts';
-import { planStage, trainableByStage } from './stage.ts';
+import { assemble, checkPrecision, initialParameters, loadExperimentLlm, RunError } from './setup.ts';
+import { bytesOfAll, describeShapes, planStage, type StagePlan, trainableByStage } from './stage.ts';
+import type { Objective } from './step.ts';
 import { stepProgram } from './trainingState.ts';
 
 export interface PlannedStage {
   readonly stage: string;
   readonly steps: number;
   readonly questions: number;
-  /** Of a micro-batch. */
-  readonly shape: { readonly rows: number; readonly textRows: number; readonly targets: number };
+  /** Of micro-batches: the first holds every one, and `share` of them take each. */
+  readonly shapes: readonly (BatchShape & { readonly share: number })[];
+  /** What the shapes save and hold, for people; null where there is to be one. */
+  readonly batchShapes: string | null;
   readonly parameters: {
     readonly all: number;
     readonly trained: number;
@@ -35,6 +43,7 @@ export interface PlannedStage {
     readonly gradientBytes: number;
     readonly optimizerBytes: number;
   };
+  /** Of the program for the largest micro-batches. */
   readonly activations: Activations;
   /** Which layers compute their activations again, and why; null where none are asked for. */
   readonly recomputation: string | null;
@@ -53,9 +62,18 @@ export interface ExperimentPlan {
   readonly experiment: string;
   readonly engine: string;
   readonly rates: Rates | null;
+  /** What training would say about its precision. */
+  readonly notes: readonly string[];
+  /** Samples that training will leave out, as far as the lengths of clips had to be read. */
+  readonly skipped: readonly SkippedSample[];
   /** Frames and width that each stream gets from its encoder. */
   readonly streams: readonly { readonly stream: string; readonly frames: number; readonly width: number }[];
   readonly stages: readonly PlannedStage[];
+}
+
+interface SkippedSample {
+  readonly id: string;
+  readonly reason: string;
 }
 
 export interface PlanOptions {
@@ -67,7 +85,8 @@ export interface PlanOptions {
 
 /**
  * Plans an experiment.
- * @throws RunError saying what is missing, and how to get it
+ * @throws RunError saying what is missing, and how to get it; EngineError for a precision that the engine is known not
+ *   to have; the reading error of a bad sample, unless the policy is to skip
  */
 export async function planExperiment(
   experiment: Experiment,
@@ -75,8 +94,12 @@ export async function planExperiment(
 ): Promise<ExperimentPlan> {
   const { engine, train } = experiment;
   const only = wanted === undefined ? undefined : findStage(experiment, wanted);
+  const notes: string[] = [];
+  await checkKnownPrecision(experiment, (text) => notes.push(text));
   const examples = await examplesOf(experiment);
   const heard = await hear(experiment, [...examples.training, ...examples.evaluation]);
+  const audible = examples.training.filter(({ audio }) => !heard.bad.has(audio));
+  if (audible.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
   const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
   const model = assemble(experiment, llm, heard.shapes, heard.frames);
   const parameters = initialParameters(model, loaded, experiment.seed);
@@ -85,7 +108,7 @@ export async function planExperiment(
     experiment,
     model,
     tokenizer: llm.tokenizer,
-    examples: examples.training,
+    examples: audible,
     clips: new Map(),
     parameters,
     inPlace,
@@ -93,24 +116,25 @@ export async function planExperiment(
   const trainable = trainableByStage(experiment, parameters.keys());
   const stages = train.stages.flatMap((_, index): PlannedStage[] => {
     if (only !== undefined && index !== only) return [];
-    const { stage, rows, batches, options, recomputation } = planStage(
-      sources,
-      index,
-      trainable[index] as Set<string>,
-    );
-    const program = schedule(simplify(stepProgram(options, inPlace)));
-    const activations = activationsOf(program);
+    const plan = planStage(sources, index, trainable[index] as Set<string>);
+    const { stage, rows, batches, options, recomputation } = plan;
+    const { sizes, update } = stepPrograms(experiment, plan, inPlace);
+    const activations = sizes.map(({ program }) => activationsOf(program));
     const trainedBytes = bytesOfAll(options.trainable);
     const frozenBytes = bytesOfAll(options.frozen);
-    const parts = partsOf(program, { runs: train.accumulate, updatedBytes: inPlace ? trainedBytes : 0 });
+    const parts = partsOf([...sizes, ...update], inPlace ? trainedBytes : 0);
     const memory = inPlace
       ? memoryTerms({
           encoders: heard.shapes.size,
           featureBytes: heard.featureBytes,
           trainedBytes,
           frozenBytes,
-          activationBytes: activations.peakBytes,
-          nodes: program.nodes.length,
+          programs: sizes.map(({ program }, at) => ({
+            nodes: program.nodes.length,
+            copiesBytes: constantCopiesBytes(program),
+            ownConstantsBytes: ownConstantsBytes(program, options.frozen.values()),
+            activationBytes: activations[at]?.peakBytes ?? 0,
+          })),
         })
       : [];
     return [
@@ -118,7 +142,9 @@ export async function planExperiment(
         stage: stage.name,
         steps: stage.steps,
         questions: rows.length,
-        shape: batches.shapes[0] as BatchShape,
+        shapes: batches.shapes.map((shape, at) => ({ ...shape, share: batches.shares[at] ?? 0 })),
+        batchShapes:
+          train.batchShapes > 1 ? describeShapes(batches, options.frozen, train.batchShapes) : null,
         parameters: {
           all: (trainedBytes + frozenBytes) / 4,
           trained: trainedBytes / 4,
@@ -127,7 +153,7 @@ export async function planExperiment(
           gradientBytes: trainedBytes,
           optimizerBytes: 2 * trainedBytes,
         },
-        activations,
+        activations: activations[0] as Activations,
         recomputation: recomputation?.reason ?? null,
         parts,
         flops: parts.reduce(
@@ -144,18 +170,49 @@ export async function planExperiment(
   });
   return {
     experiment: experiment.name,
-    engine:
-      engine.kind === 'onnx'
-        ? `onnx (${engine.provider}, ${train.threads} threads)`
-        : `tfjs (${engine.backend})`,
+    engine: describeEngine(experiment),
     rates,
+    notes,
+    skipped: [...examples.training, ...examples.evaluation].flatMap(({ id, audio }) => {
+      const reason = heard.bad.get(audio);
+      return reason === undefined ? [] : [{ id, reason }];
+    }),
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
     stages,
   };
 }
 
-function bytesOfAll(parameters: ParameterTensors): number {
-  return [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
+function describeEngine({ engine, train }: Experiment): string {
+  if (engine.kind === 'tfjs') return `tfjs (${engine.backend})`;
+  return `onnx (${engine.provider}${engine.provider === 'cpu' ? `, ${train.threads} threads` : ''})`;
+}
+
+/** Says of the precision what training will, where no device need be asked. */
+async function checkKnownPrecision(experiment: Experiment, note: (text: string) => void): Promise<void> {
+  const { engine } = experiment;
+  const description = describeEngine(experiment);
+  if (engine.kind === 'tfjs')
+    await checkPrecision(experiment, { description, arithmetic: tfjsArithmetic }, note);
+  else if (engine.provider === 'cpu')
+    await checkPrecision(experiment, { description, arithmetic: async () => 'emulated' }, note);
+}
+
+/** The programs of a step as the engine runs them: one for each size of micro-batches, and the update where it is one. */
+function stepPrograms(
+  { engine, train }: Experiment,
+  { batches, options }: StagePlan,
+  inPlace: boolean,
+): { sizes: ProgramWork[]; update: ProgramWork[] } {
+  const compiled = (program: Program) =>
+    schedule(engine.kind === 'onnx' ? prepared(program, engine.provider) : simplify(program));
+  const objectives: Objective[] = [options.objective, ...(options.otherSizes ?? [])];
+  const sizes = objectives.map((objective, at) => ({
+    program: compiled(stepProgram({ ...options, objective }, inPlace)),
+    runs: train.accumulate * (batches.shares[at] ?? 0),
+  }));
+  const update =
+    inPlace || train.accumulate === 1 ? [] : [{ program: compiled(updateProgram(options)), runs: 1 }];
+  return { sizes, update };
 }
 
 async function examplesOf({ data, eval: { split } }: Experiment) {
@@ -175,32 +232,41 @@ interface Heard {
   readonly frames: ReadonlyMap<string, number>;
   /** Of the features of all clips, which a run holds. */
   readonly featureBytes: number;
+  /** Clips that are left out, and why. */
+  readonly bad: ReadonlyMap<string, string>;
 }
 
 /** What the encoders will make of the clips. The clips are only opened where their lengths decide. */
 async function hear({ streams, data }: Experiment, examples: readonly Example[]): Promise<Heard> {
   const shapes = new Map<string, EncoderShape>();
   for (const { encoder } of streams) shapes.set(encoder, await encoderShape(encoder));
-  const clips = [...new Set(examples.map(({ audio }) => audio))];
+  const clips = new Map<string, string>();
+  for (const { id, audio } of examples) if (!clips.has(audio)) clips.set(audio, id);
+  const varying = [...shapes.values()].filter(({ frames }) => frames === undefined);
   const lengths: { samples: number; sampleRate: number }[] = [];
-  if ([...shapes.values()].some(({ frames }) => frames === undefined)) {
-    for (const clip of clips) {
+  const bad = new Map<string, string>();
+  for (const [clip, id] of varying.length === 0 ? [] : clips) {
+    try {
       const { samples, sampleRate } = await readWaveform(join(data.dir, clip));
-      lengths.push({ samples: samples.length, sampleRate });
+      const length = { samples: samples.length, sampleRate };
+      for (const { framesOf } of varying) framesOf(length);
+      lengths.push(length);
+    } catch (error) {
+      bad.set(clip, reasonToSkip(error, id, data.onBadSample));
     }
   }
+  const count = clips.size - bad.size;
   let featureBytes = 0;
   const longest = new Map<string, number>();
   for (const [encoder, { width, frames, framesOf }] of shapes) {
     const counts = frames === undefined ? lengths.map(framesOf) : [frames];
-    const total =
-      frames === undefined ? counts.reduce((sum, count) => sum + count, 0) : frames * clips.length;
+    const total = frames === undefined ? counts.reduce((sum, own) => sum + own, 0) : frames * count;
     featureBytes += 4 * width * total;
     longest.set(
       encoder,
-      counts.reduce((most, count) => Math.max(most, count), 1),
+      counts.reduce((most, own) => Math.max(most, own), 1),
     );
   }
   const frames = new Map(streams.map(({ name, encoder }) => [name, longest.get(encoder) ?? 1]));
-  return { shapes, frames, featureBytes };
+  return { shapes, frames, featureBytes, bad };
 }

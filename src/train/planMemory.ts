@@ -5,50 +5,50 @@ export interface MemoryTerm {
   readonly bytes: number;
 }
 
+/** One compiled program: a stage has one for each size of its micro-batches. */
+export interface ProgramMemory {
+  readonly nodes: number;
+  /** Of frozen weights, in ONNX Runtime's memory. */
+  readonly copiesBytes: number;
+  /** Of constants that are not the weights as loaded. */
+  readonly ownConstantsBytes: number;
+  readonly activationBytes: number;
+}
+
 export interface MemoryFacts {
   readonly encoders: number;
   readonly featureBytes: number;
   readonly trainedBytes: number;
   readonly frozenBytes: number;
-  readonly activationBytes: number;
-  /** Nodes of the step's program. */
-  readonly nodes: number;
+  readonly programs: readonly ProgramMemory[];
 }
 
 // Measured; see LOG.md.
 const processBytes = 168e6;
 const encoderBytes = 20e6;
 const nodeBytes = 20e3;
-/** Copies of the frozen weights while ONNX Runtime takes them in, and later, beside the ones that were loaded. */
-const frozenCopies = { whileCompiling: 4.75, afterwards: 2.9 };
 
 /**
- * The terms of the peak: either when the frozen weights are compiled in, or when activations are held.
+ * The terms of the peak, which is at the end of a stage. No program gives back what its largest activations took.
  */
 export function memoryTerms(facts: MemoryFacts): MemoryTerm[] {
-  const { encoders, featureBytes, trainedBytes, frozenBytes, activationBytes, nodes } = facts;
-  const always = [
+  const { encoders, featureBytes, trainedBytes, frozenBytes, programs } = facts;
+  const sum = (of: (program: ProgramMemory) => number) =>
+    programs.reduce((total, program) => total + of(program), 0);
+  const terms = [
     { what: 'Node.js, code, ONNX Runtime', bytes: processBytes },
     { what: 'encoders', bytes: encoders * encoderBytes },
     { what: 'features of all clips', bytes: featureBytes },
-    { what: 'the step as a program and as kernels', bytes: nodes * nodeBytes },
+    { what: 'the step as programs and as kernels', bytes: nodeBytes * sum(({ nodes }) => nodes) },
     { what: 'frozen weights as loaded', bytes: frozenBytes },
-  ];
-  const compiling = [
-    ...always,
     {
-      what: 'frozen weights, copies while they are compiled in',
-      bytes: frozenCopies.whileCompiling * frozenBytes,
+      what: 'constants of the programs, rounded weights among them',
+      bytes: sum((own) => own.ownConstantsBytes),
     },
-    { what: 'trained parameters as loaded', bytes: trainedBytes },
-  ];
-  const training = [
-    ...always,
-    { what: 'frozen weights, copies of ONNX Runtime', bytes: frozenCopies.afterwards * frozenBytes },
+    { what: 'frozen weights, copies of ONNX Runtime', bytes: sum(({ copiesBytes }) => copiesBytes) },
     { what: 'trained parameters, gradients, two moments', bytes: 4 * trainedBytes },
-    { what: 'activations', bytes: activationBytes },
+    { what: 'activations', bytes: sum(({ activationBytes }) => activationBytes) },
     { what: "trained parameters, a copy at the stage's end", bytes: trainedBytes },
   ];
-  const sum = (terms: readonly MemoryTerm[]) => terms.reduce((total, { bytes }) => total + bytes, 0);
-  return sum(compiling) > sum(training) ? compiling : training;
+  return terms.filter(({ bytes }) => bytes > 0);
 }

@@ -49,6 +49,13 @@ export interface PartWork {
   readonly nodes: number;
 }
 
+/** A program of the step. */
+export interface ProgramWork {
+  readonly program: Program;
+  /** In one step; no whole number where several programs share the micro-batches. */
+  readonly runs: number;
+}
+
 /** Bytes that AdamW in place reads and writes for each byte of a parameter: four arrays, three of them back, and the norm. */
 const updateMoves = 8;
 /** Floating-point operations of AdamW for each parameter. */
@@ -56,13 +63,10 @@ const updateFlops = 14;
 
 /**
  * The work of a step, most arithmetic first.
- * @param runs of the program in one step
- * @param updatedBytes parameters that are updated outside of the program
+ * @param programs of the step, as the engine runs them
+ * @param updatedBytes parameters that are updated outside of the programs
  */
-export function partsOf(
-  program: Program,
-  { runs, updatedBytes }: { readonly runs: number; readonly updatedBytes: number },
-): PartWork[] {
+export function partsOf(programs: readonly ProgramWork[], updatedBytes: number): PartWork[] {
   type Tally = { flops: Record<Direction, number>; productFlops: number; movedBytes: number; nodes: number };
   const tallies = new Map<string, Tally>();
   const tally = (part: string): Tally => {
@@ -71,15 +75,17 @@ export function partsOf(
     tallies.set(part, own);
     return own;
   };
-  for (const node of program.nodes) {
-    const [first] = node.outputs;
-    if (first === undefined || isLeaf(node) || node.primitive === 'reshape') continue;
-    const { name, direction } = partOf(first);
-    const own = tally(name);
-    own.flops[direction] += flopsOf(node) * runs;
-    if (node.primitive === 'matmul') own.productFlops += flopsOf(node) * runs;
-    else own.movedBytes += bytesMoved(node) * runs;
-    own.nodes += runs;
+  for (const { program, runs } of programs) {
+    for (const node of program.nodes) {
+      const [first] = node.outputs;
+      if (first === undefined || isLeaf(node) || node.primitive === 'reshape') continue;
+      const { name, direction } = partOf(first);
+      const own = tally(name);
+      own.flops[direction] += flopsOf(node) * runs;
+      if (node.primitive === 'matmul') own.productFlops += flopsOf(node) * runs;
+      else own.movedBytes += bytesMoved(node) * runs;
+      own.nodes += runs;
+    }
   }
   if (updatedBytes > 0) {
     const own = tally('update');

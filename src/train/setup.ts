@@ -79,7 +79,7 @@ export async function makeEngine(experiment: Experiment, note?: Watch['note']): 
  */
 export async function checkPrecision(
   { train }: Experiment,
-  engine: Engine,
+  engine: Pick<Engine, 'description' | 'arithmetic'>,
   note: Watch['note'],
 ): Promise<void> {
   const { precision } = train;

@@ -10,10 +10,12 @@ import {
   affordableShapes,
   type BatchShapes,
   chooseShapes,
+  copiesBudgetBytes,
   needOf,
   paddingCost,
   shapeFor,
 } from './batchShapes.ts';
+import { copiesPerProgram } from './frozenWeights.ts';
 import { answerBatch, answerObjective } from './loss.ts';
 import { type DataOrder, dataOrder } from './order.ts';
 import { chooseRecomputation, type Recomputation } from './recomputation.ts';
@@ -149,7 +151,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
 /** Micro-batches by which shapes are chosen: the first of the stage, whatever step a run goes on from. */
 const sampledBatches = 512;
 
-function bytesOfAll(parameters: ParameterTensors): number {
+export function bytesOfAll(parameters: ParameterTensors): number {
   return [...parameters.values()].reduce((total, { data }) => total + data.byteLength, 0);
 }
 
@@ -166,12 +168,12 @@ export function describeShapes(
     ({ rows, textRows, targets }) => `${rows} x ${textRows} tokens, ${targets} targets`,
   );
   const frozenBytes = bytesOfAll(frozen);
-  const frozenMB = Math.round(frozenBytes / 1e6);
+  const copiesMB = Math.round((copiesPerProgram * frozenBytes) / 1e6);
   const affordable = affordableShapes(most, frozenBytes);
   const reason =
     affordable < most
-      ? `no more than ${affordable}, because each holds ${frozenMB} MB of frozen weights`
-      : `each holds ${frozenMB} MB of frozen weights`;
+      ? `no more than ${affordable}, because each is a program with copies of the frozen weights, ${copiesMB} MB, and those of the smaller shapes may take ${copiesBudgetBytes / 1e6} MB together`
+      : `each is a program with copies of the frozen weights, ${copiesMB} MB`;
   return `micro-batches in ${shapes.length} of ${most} shapes (${sizes.join('; ')}): ${(100 * saved).toFixed(1)} % of the text's arithmetic saved; ${reason}`;
 }
 

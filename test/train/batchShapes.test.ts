@@ -9,10 +9,12 @@ import {
   affordableShapes,
   type BatchNeed,
   chooseShapes,
+  copiesBudgetBytes,
   paddingCost,
   shapeFor,
 } from '../../src/train/batchShapes.ts';
 import { deviceState } from '../../src/train/deviceState.ts';
+import { copiesPerProgram } from '../../src/train/frozenWeights.ts';
 import { hostState } from '../../src/train/hostState.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { runTraining } from '../../src/train/run.ts';
@@ -28,14 +30,15 @@ describe('the shapes of a stage', () => {
     const long = draw.uniform() < 0.2;
     return { textRows: long ? 20 + draw.integer(28) : 6 + draw.integer(12), targets: 4 + draw.integer(60) };
   });
+  const arithmetic = (s: BatchNeed) => 4 * s.textRows * cost.textRow + s.targets * cost.target;
   const total = (shapes: readonly BatchNeed[]) =>
     needs.reduce((sum, need) => {
       const holding = shapes.filter((s) => s.textRows >= need.textRows && s.targets >= need.targets);
-      return sum + Math.min(...holding.map((s) => 4 * s.textRows * cost.textRow + s.targets * cost.target));
+      return sum + Math.min(...holding.map(arithmetic));
     }, 0);
 
   it('are one when one is asked for: the one that holds everything', () => {
-    expect(chooseShapes(whole, needs, cost, 1)).toEqual({ shapes: [whole], saved: 0 });
+    expect(chooseShapes(whole, needs, cost, 1)).toEqual({ shapes: [whole], saved: 0, shares: [1] });
   });
 
   it('save what they say, and the second saves the most that any could', () => {
@@ -51,17 +54,25 @@ describe('the shapes of a stage', () => {
     expect(four.shapes).toHaveLength(4);
     expect(four.shapes[0]).toBe(whole);
     expect(four.saved).toBeGreaterThan(two.saved);
+    const mix = four.shares.map((share, at) => share * arithmetic(four.shapes[at] as BatchNeed));
+    expect(mix.reduce((sum, one) => sum + one, 0)).toBeCloseTo(total(four.shapes) / needs.length, 8);
   });
 
   it('are no more than pay', () => {
     const alike = needs.map(() => ({ textRows: 44, targets: 95 }));
     expect(chooseShapes(whole, alike, cost, 8).shapes).toEqual([whole]);
-    expect(chooseShapes(whole, [], cost, 8)).toEqual({ shapes: [whole], saved: 0 });
+    expect(chooseShapes(whole, [], cost, 8)).toEqual({ shapes: [whole], saved: 0, shares: [1] });
   });
 
-  it('are fewer where each holds a copy of large frozen weights', () => {
+  it('are fewer where each holds copies of large frozen weights', () => {
     expect(affordableShapes(4, 0)).toBe(4);
-    expect(affordableShapes(4, 500e6)).toBe(3);
+    for (const frozenBytes of [50e6, 150e6, 200e6, 500e6, 2.4e9]) {
+      const shapes = affordableShapes(4, frozenBytes);
+      const copies = (smaller: number) => smaller * copiesPerProgram * frozenBytes;
+      expect(copies(shapes - 1)).toBeLessThanOrEqual(copiesBudgetBytes);
+      if (shapes < 4) expect(copies(shapes)).toBeGreaterThan(copiesBudgetBytes);
+    }
+    expect(affordableShapes(4, 200e6)).toBe(3);
     expect(affordableShapes(4, 2.4e9)).toBe(1);
   });
 

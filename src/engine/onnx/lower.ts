@@ -256,7 +256,7 @@ export function lowerProgram(
 }
 
 /** The program in primitives and types that the provider has. */
-function prepared(source: Program, provider: Provider): Program {
+export function prepared(source: Program, provider: Provider): Program {
   const simple = simplify(source);
   const emulated = provider === 'cpu' ? emulateHalf(simple) : simple;
   return emulated === simple ? simple : simplify(emulated);

@@ -1,7 +1,9 @@
 /** The second engine: programs run node by node on TensorFlow.js, on a GPU, natively, in WebAssembly or in plain JavaScript. */
+import type { HalfType } from '../../tensor/precision.ts';
 import type { Node, Primitive, Program, Value } from '../../tensor/program.ts';
 import { formatShape, sameShape, sizeOf, type Tensor } from '../../tensor/tensor.ts';
 import {
+  type Arithmetic,
   type CompileOptions,
   type DeviceTensor,
   type Engine,
@@ -92,9 +94,7 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
     inPlace: false,
     compile: cache.compile,
     reuse: cache.reuse,
-    async arithmetic(type) {
-      throw new EngineError(`TensorFlow.js does not have ${type}`);
-    },
+    arithmetic: tfjsArithmetic,
     async read(tensors) {
       select();
       return Object.fromEntries(
@@ -109,6 +109,11 @@ export async function tfjsEngine({ backend = 'auto', load }: TfjsEngineOptions =
       open.clear();
     },
   };
+}
+
+/** TensorFlow.js has no half types on any backend. @throws EngineError always */
+export async function tfjsArithmetic(type: HalfType): Promise<Arithmetic> {
+  throw new EngineError(`TensorFlow.js does not have ${type}`);
 }
 
 function uploadConstants(tf: Tf, { nodes }: Program): Map<Value, Held> {
