@@ -24,10 +24,10 @@ it('a weight is packed for its product going forward and for the one going back'
 it('a weight that is looked up, or stands first in a product, is held once as it is', () => {
   const holes = copiesPerProgram - 2;
   const lookedUp = trace(types, ({ ids }) => ({ rows: gather(constant(weight), ids, 0) }));
-  expect(constantCopiesBytes(lookedUp)).toBe((1 + holes) * 8192);
+  expect(constantCopiesBytes(lookedUp)).toBeCloseTo((1 + holes) * 8192, 6);
   const both = trace(types, ({ x, ids }) => {
     const table = constant(weight);
     return { rows: gather(table, ids, 0), first: matmul(table, x, { transposeA: true, transposeB: true }) };
   });
-  expect(constantCopiesBytes(both)).toBe((1 + holes) * 8192);
+  expect(constantCopiesBytes(both)).toBeCloseTo((1 + holes) * 8192, 6);
 });
