@@ -1,5 +1,6 @@
 /** A key under which equal programs are found again. */
 import { createHash } from 'node:crypto';
+import { updateHash } from '../config/hash.ts';
 import type { Program, Value } from '../tensor/program.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { CompileOptions } from './engine.ts';
@@ -37,7 +38,7 @@ function describeConstant(tensor: Tensor, digests: Map<Tensor, string>): string 
   if (known !== undefined) return known;
   const { dtype, shape, data } = tensor;
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  const digest = `${dtype}[${shape.join(',')}]${createHash('sha1').update(bytes).digest('hex')}`;
+  const digest = `${dtype}[${shape.join(',')}]${updateHash(createHash('sha1'), bytes).digest('hex')}`;
   digests.set(tensor, digest);
   return digest;
 }

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
+import { updateHash } from '../config/hash.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
@@ -152,7 +153,7 @@ export function parameterHash(parameters: ReadonlyMap<string, Tensor>): string {
   for (const name of [...parameters.keys()].sort()) {
     const { shape, data } = parameters.get(name) as Tensor;
     hash.update(`${name}${formatShape(shape)}`);
-    hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    updateHash(hash, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   return hash.digest('hex');
 }

@@ -7,6 +7,7 @@ import { createReadStream } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { updateHash } from '../config/hash.ts';
 import { writeFlushed, writeFolderAtomic } from '../config/writeFile.ts';
 import { ModelError } from '../llm/modelError.ts';
 import { type Reading, safetensorsPieces, streamSafetensors } from '../llm/safetensors.ts';
@@ -260,11 +261,7 @@ function mustFloat(tensor: Tensor, where: string): Tensor & { dtype: 'float32' }
 }
 
 function sha256(pieces: readonly Uint8Array[]): string {
-  // A hash does not take 2 GiB at once.
-  const limit = 2 ** 30;
   const hash = createHash('sha256');
-  for (const piece of pieces) {
-    for (let at = 0; at < piece.length; at += limit) hash.update(piece.subarray(at, at + limit));
-  }
+  for (const piece of pieces) updateHash(hash, piece);
   return hash.digest('hex');
 }

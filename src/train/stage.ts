@@ -109,8 +109,8 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
   const frozen = new Map([...parameters].filter(([name]) => !names.has(name)));
   const whole = {
     rows: train.batchSize,
-    textRows: bucket(Math.max(...rows.map((row) => row.ids.length))),
-    targets: train.batchSize * Math.max(...rows.map((row) => row.targets.length)),
+    textRows: bucket(rows.reduce((most, { ids }) => Math.max(most, ids.length), 0)),
+    targets: train.batchSize * rows.reduce((most, { targets }) => Math.max(most, targets.length), 0),
   };
   const seen = Math.min(stage.steps * train.accumulate, sampledBatches);
   const needs = Array.from({ length: train.batchShapes === 1 ? 0 : seen }, (_, number) =>

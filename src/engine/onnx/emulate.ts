@@ -29,7 +29,8 @@ export function emulateHalf(program: Program): Program {
   const replacement = new Map<Value, Value>();
   const resolve = (value: Value) => replacement.get(value) ?? value;
   const nodes: Node[] = [];
-  let nextId = 1 + Math.max(...program.nodes.flatMap((node) => node.outputs.map(({ id }) => id)));
+  let nextId = 1;
+  for (const { outputs } of program.nodes) for (const { id } of outputs) nextId = Math.max(nextId, id + 1);
   // Equal casts are merged, and those of constants computed, when the program is simplified.
   const widen = (value: Value): Value => {
     if (!isHalf(value.dtype)) return value;
