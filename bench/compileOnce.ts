@@ -7,6 +7,7 @@
  * With --frozen all but the first norm is frozen: every weight is a constant, read going forward and back.
  */
 
+import { externalFromBytes } from '../src/engine/onnx/engine.ts';
 import { lowerProgram } from '../src/engine/onnx/lower.ts';
 import { InferenceSession } from '../src/engine/onnx/runtime.ts';
 import { programKey } from '../src/engine/programKey.ts';
@@ -45,7 +46,7 @@ const simple = await phase('simplify', () => simplify(program));
 await phase('schedule', () => schedule(simple));
 // What engine.compile does, in its parts; lowering simplifies and schedules by itself.
 const { model, external } = await phase('lower', () =>
-  lowerProgram(program, 'cpu', { ending: true, externalFrom: 65_536 }),
+  lowerProgram(program, 'cpu', { ending: true, externalFrom: externalFromBytes }),
 );
 for (const part of ['simplify', 'schedule'])
   phasesMs.lower = Math.max(0, (phasesMs.lower ?? 0) - (phasesMs[part] ?? 0));

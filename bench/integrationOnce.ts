@@ -12,8 +12,7 @@ import { initialize } from '../src/pal/connectors.ts';
 import type { Stream } from '../src/pal/streams.ts';
 import { simplify } from '../src/tensor/passes.ts';
 import { countFlops } from '../src/tensor/print.ts';
-import { schedule } from '../src/tensor/schedule.ts';
-import { float32, type Tensor } from '../src/tensor/tensor.ts';
+import { float32, sizeOf, type Tensor } from '../src/tensor/tensor.ts';
 import { activationsOf } from '../src/train/activations.ts';
 import { answerBatch, answerObjective } from '../src/train/loss.ts';
 import { gradientProgram } from '../src/train/step.ts';
@@ -59,10 +58,8 @@ const batch = answerBatch(
     return { id: String(row), ids, clip, targets };
   }),
 );
-const program = schedule(
-  simplify(
-    gradientProgram({ objective: answerObjective(model, shape), trainable: parameters, frozen: new Map() }),
-  ),
+const program = simplify(
+  gradientProgram({ objective: answerObjective(model, shape), trainable: parameters, frozen: new Map() }),
 );
 const executable = await onnxEngine({ threads: 2 }).compile(program);
 const into: Record<string, Tensor> = Object.fromEntries(
@@ -94,5 +91,5 @@ process.stdout.write(
 
 /** Memory that is resident before it is written to. */
 function filled(dimensions: readonly number[]): Float32Array {
-  return new Float32Array(dimensions.reduce((product, size) => product * size, 1)).fill(1);
+  return new Float32Array(sizeOf(dimensions)).fill(1);
 }

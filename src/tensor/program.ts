@@ -110,6 +110,13 @@ export function sourcesOf({ primitive, inputs }: Node): readonly Value[] {
   return primitive === 'after' ? inputs.slice(0, 1) : inputs;
 }
 
+/** The first of the ids that no value of a program has, and none above it. */
+export function unusedId({ nodes }: Program): number {
+  let next = 1;
+  for (const { outputs } of nodes) for (const { id } of outputs) next = Math.max(next, id + 1);
+  return next;
+}
+
 export interface ValueType {
   readonly dtype: DType;
   readonly shape: Shape;

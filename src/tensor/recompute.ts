@@ -15,6 +15,7 @@ import {
   type Primitive,
   type Program,
   ProgramError,
+  unusedId,
   type Value,
 } from './program.ts';
 import { takeOver } from './rewrites.ts';
@@ -148,8 +149,7 @@ type NamedType = Pick<Value, 'name' | 'dtype' | 'shape'>;
 
 /** Adds nodes to a list, with ids that the program does not use. */
 function nodeWriter(program: Program, nodes: Node[]): Write {
-  let next = 1;
-  for (const { outputs } of program.nodes) for (const { id } of outputs) next = Math.max(next, id + 1);
+  let next = unusedId(program);
   return (primitive, attributes, inputs, types) => {
     const outputs: Value[] = [];
     const node = { primitive, attributes, inputs, outputs } as NodeOf<typeof primitive> as Node;

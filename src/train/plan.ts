@@ -10,6 +10,7 @@ import { readWaveform } from '../audio/waveform.ts';
 import type { Experiment } from '../config/schema.ts';
 import { readSplit } from '../data/dataset.ts';
 import type { Example } from '../data/manifest.ts';
+import { describeOnnx } from '../engine/onnx/engine.ts';
 import { prepared } from '../engine/onnx/lower.ts';
 import { tfjsArithmetic } from '../engine/tfjs/engine.ts';
 import type { BatchShape } from '../pal/batch.ts';
@@ -184,7 +185,7 @@ export async function planExperiment(
 
 function describeEngine({ engine, train }: Experiment): string {
   if (engine.kind === 'tfjs') return `tfjs (${engine.backend})`;
-  return `onnx (${engine.provider}${engine.provider === 'cpu' ? `, ${train.threads} threads` : ''})`;
+  return describeOnnx(engine.provider, train.threads);
 }
 
 /** Says of the precision what training will, where no device need be asked. */

@@ -11,7 +11,7 @@ import { readManifest } from '../../src/data/manifest.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { listCheckpoints, saveCheckpoint } from '../../src/train/checkpoint.ts';
 import { runTraining } from '../../src/train/run.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, noProgress, type World } from './fixture.ts';
 
 let world: World;
 const notes: string[] = [];
@@ -26,7 +26,7 @@ async function train(overrides: string[], evaluate = false) {
   return runTraining(experiment, {
     watch: {
       note: (text) => notes.push(text),
-      progress: () => ({ update: () => undefined, stop: () => undefined }),
+      progress: noProgress,
     },
     resume: true,
     evaluate,

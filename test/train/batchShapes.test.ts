@@ -19,7 +19,7 @@ import { hostState } from '../../src/train/hostState.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { allParameters, audioLlm, llm, stream } from '../pal/fixture.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, noProgress, type World } from './fixture.ts';
 
 const cost = { textRow: 10, target: 3 };
 
@@ -198,7 +198,7 @@ describe('a run', () => {
       evaluate: false,
       watch: {
         note: (text) => notes.push(text),
-        progress: () => ({ update: () => undefined, stop: () => undefined }),
+        progress: noProgress,
       },
       interrupted: () => ++steps >= stopAfter,
     });

@@ -6,7 +6,7 @@ import { type Engine, EngineError } from '../../src/engine/engine.ts';
 import { runError } from '../../src/engine/onnx/failure.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { makeEngine } from '../../src/train/setup.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, noProgress, type World } from './fixture.ts';
 
 let world: World;
 beforeAll(async () => {
@@ -40,7 +40,7 @@ async function train(name: string, options: { failAt?: number; resume?: boolean 
     const result = await runTraining(experiment, {
       watch: {
         note: (text) => notes.push(text),
-        progress: () => ({ update: () => undefined, stop: () => undefined }),
+        progress: noProgress,
       },
       resume: options.resume ?? true,
       evaluate: false,

@@ -13,6 +13,13 @@ import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
 import { loadTokenizer } from '../../src/llm/tokenizer.ts';
 import { saveLlm } from '../../src/llm/weights.ts';
 import { initialize, type ParameterSpec } from '../../src/pal/connectors.ts';
+import type { Watch } from '../../src/train/setup.ts';
+
+/** Progress that nobody sees. */
+export const noProgress: Watch['progress'] = () => ({ update: () => undefined, stop: () => undefined });
+
+/** Tells nothing. */
+export const silentWatch: Watch = { note: () => undefined, progress: noProgress };
 
 export interface World {
   readonly folder: string;

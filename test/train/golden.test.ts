@@ -15,7 +15,7 @@ import { runTraining } from '../../src/train/run.ts';
 import { assemble, initialParameters } from '../../src/train/setup.ts';
 import { trainableByStage } from '../../src/train/stage.ts';
 import { gradientProgram } from '../../src/train/step.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, silentWatch, type World } from './fixture.ts';
 
 const path = 'test/golden/training.json';
 const update = process.env.UPDATE_GOLDEN === '1';
@@ -37,11 +37,7 @@ afterAll(async () => {
 
 it('the loss of every step of a short run through the three stages', async () => {
   const { experiment } = await loadExperiment(world.config, []);
-  const watch = {
-    note: () => undefined,
-    progress: () => ({ update: () => undefined, stop: () => undefined }),
-  };
-  await runTraining(experiment, { watch, resume: false, evaluate: false });
+  await runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false });
   const lines = readFileSync(join(experiment.run.dir, 'metrics.jsonl'), 'utf8').trim().split('\n');
   const losses = lines.map((line) => JSON.parse(line).loss as number);
   if (update) golden.losses = losses.map((loss) => Number(loss.toPrecision(7)));

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadExperiment } from '../../src/config/load.ts';
 import { listCheckpoints } from '../../src/train/checkpoint.ts';
 import { type RunResult, runTraining } from '../../src/train/run.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, silentWatch, type World } from './fixture.ts';
 
 let world: World;
 let whole: string;
@@ -23,10 +23,7 @@ async function train(name: string, stopAfter: number): Promise<RunResult> {
   const { experiment } = await loadExperiment(world.config, [`run.dir=${folder(name)}`]);
   let asked = 0;
   return runTraining(experiment, {
-    watch: {
-      note: () => undefined,
-      progress: () => ({ update: () => undefined, stop: () => undefined }),
-    },
+    watch: silentWatch,
     resume: true,
     evaluate: false,
     interrupted: () => ++asked >= stopAfter,

@@ -8,7 +8,7 @@ import { EngineError } from '../../src/engine/engine.ts';
 import { withCheckpoint } from '../../src/train/failure.ts';
 import { markRunning } from '../../src/train/lastRun.ts';
 import { runTraining } from '../../src/train/run.ts';
-import { makeWorld, trainingChild, type World } from './fixture.ts';
+import { makeWorld, noProgress, trainingChild, type World } from './fixture.ts';
 
 let world: World;
 const folder = mkdtempSync(join(tmpdir(), 'palkit-mark-'));
@@ -80,7 +80,7 @@ it('a training run that is killed is told of when it is started again, and goes 
   const { finished } = await runTraining(experiment, {
     watch: {
       note: (text) => notes.push(text),
-      progress: () => ({ update: () => undefined, stop: () => undefined }),
+      progress: noProgress,
     },
     resume: true,
     evaluate: false,

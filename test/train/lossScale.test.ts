@@ -13,7 +13,7 @@ import { initialLossScale, type LossScale, nextLossScale } from '../../src/train
 import { runTraining } from '../../src/train/run.ts';
 import { type Batch, NonFiniteError, type Objective, type OptimizerState } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
-import { makeWorld } from './fixture.ts';
+import { makeWorld, noProgress } from './fixture.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -237,7 +237,7 @@ describe('a run in float16', () => {
         const { finished } = await runTraining(experiment, {
           watch: {
             note: (text) => notes.push(text),
-            progress: () => ({ update: () => undefined, stop: () => undefined }),
+            progress: noProgress,
           },
           resume: true,
           evaluate: false,

@@ -13,18 +13,13 @@ import { readExamples } from '../../src/train/prepare.ts';
 import { profileStep, type StepProgram } from '../../src/train/profile.ts';
 import { summarizeProfile } from '../../src/train/profileParts.ts';
 import { checkPrecision, encodeClips, loadEncoders, makeEngine } from '../../src/train/setup.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, silentWatch, type World } from './fixture.ts';
 
 let world: World;
 beforeAll(async () => {
   world = await makeWorld();
 });
 afterAll(() => world.remove());
-
-const watch = {
-  note: () => undefined,
-  progress: () => ({ update: () => undefined, stop: () => undefined }),
-};
 
 async function plan(stage?: string, ...overrides: string[]) {
   const { experiment } = await loadExperiment(world.config, overrides);
@@ -57,7 +52,12 @@ describe('the plan of an experiment', () => {
       const overrides = ['train.accumulate=2', `train.precision=${precision}`];
       const [planned] = (await plan('closed', ...overrides)).stages;
       const { experiment } = await loadExperiment(world.config, overrides);
-      const profile = await profileStep(experiment, { watch, stage: 'closed', warmUps: 0, steps: 1 });
+      const profile = await profileStep(experiment, {
+        watch: silentWatch,
+        stage: 'closed',
+        warmUps: 0,
+        steps: 1,
+      });
       const measured = summarizeProfile(profile);
       const [{ program }] = profile.programs as readonly [StepProgram];
       expect(planned?.activations.peakBytes).toBe(liveness(program, 'elsewhere').peakBytes);
@@ -112,7 +112,7 @@ describe('the plan of an experiment', () => {
     expect(refusal).toContain('The reason: TensorFlow.js does not have float16');
     const { experiment } = await loadExperiment(world.config, tfjs);
     const engine = await makeEngine(experiment);
-    const training = await checkPrecision(experiment, engine, watch.note).catch(
+    const training = await checkPrecision(experiment, engine, silentWatch.note).catch(
       (error: Error) => error.message,
     );
     await engine.dispose();
@@ -188,7 +188,7 @@ it('leaves out the clips that training leaves out, or stops with it', async () =
     const skipping = await loadExperiment(own.config, ['data.onBadSample=skip']);
     const whole = await planExperiment(skipping.experiment, { rates: null });
     expect(whole.skipped).toEqual([]);
-    const { training, evaluation } = await readExamples(skipping.experiment, watch);
+    const { training, evaluation } = await readExamples(skipping.experiment, silentWatch);
     const [first] = training;
     await writeFile(join(own.dataset, first?.audio as string), 'not a WAV file');
     const made = await planExperiment(skipping.experiment, { rates: null });
@@ -202,7 +202,12 @@ it('leaves out the clips that training leaves out, or stops with it', async () =
     );
     if (!installed) return;
     const encoders = await loadEncoders(skipping.experiment);
-    const { skipped } = await encodeClips(skipping.experiment, encoders, [...training, ...evaluation], watch);
+    const { skipped } = await encodeClips(
+      skipping.experiment,
+      encoders,
+      [...training, ...evaluation],
+      silentWatch,
+    );
     for (const encoder of encoders.values()) await encoder.dispose();
     expect(made.skipped).toEqual(skipped);
   } finally {

@@ -5,7 +5,7 @@ import { loadExperiment } from '../../src/config/load.ts';
 import { countFlops } from '../../src/tensor/print.ts';
 import { profileStep, type StepProfile } from '../../src/train/profile.ts';
 import { summarizeProfile } from '../../src/train/profileParts.ts';
-import { makeWorld, type World } from './fixture.ts';
+import { makeWorld, silentWatch, type World } from './fixture.ts';
 
 let world: World;
 beforeAll(async () => {
@@ -13,14 +13,9 @@ beforeAll(async () => {
 });
 afterAll(() => world.remove());
 
-const watch = {
-  note: () => undefined,
-  progress: () => ({ update: () => undefined, stop: () => undefined }),
-};
-
 async function measure(stage: string | undefined, ...overrides: string[]): Promise<StepProfile> {
   const { experiment } = await loadExperiment(world.config, overrides);
-  return profileStep(experiment, { watch, stage, warmUps: 1, steps: 3 });
+  return profileStep(experiment, { watch: silentWatch, stage, warmUps: 1, steps: 3 });
 }
 
 describe("the profile of a stage's step", () => {

@@ -3,7 +3,7 @@
  * puts casts around its float32 kernels and then drops them in pairs, so that nothing is rounded at all.
  */
 import { isHalf } from '../../tensor/precision.ts';
-import type { Node, Primitive, Program, Value } from '../../tensor/program.ts';
+import { type Node, type Primitive, type Program, unusedId, type Value } from '../../tensor/program.ts';
 import { takeOver } from '../../tensor/rewrites.ts';
 
 /** Primitives that only move numbers, which the provider does in every type. */
@@ -29,8 +29,7 @@ export function emulateHalf(program: Program): Program {
   const replacement = new Map<Value, Value>();
   const resolve = (value: Value) => replacement.get(value) ?? value;
   const nodes: Node[] = [];
-  let nextId = 1;
-  for (const { outputs } of program.nodes) for (const { id } of outputs) nextId = Math.max(nextId, id + 1);
+  let nextId = unusedId(program);
   // Equal casts are merged, and those of constants computed, when the program is simplified.
   const widen = (value: Value): Value => {
     if (!isHalf(value.dtype)) return value;

@@ -38,11 +38,16 @@ export interface OnnxEngineOptions extends CudaOptions {
  * Constants from here on are read by ONNX Runtime where they lie, in place of being copied into a model. Shapes and
  * axes, which its shape inference wants to see, are far smaller.
  */
-const externalFromBytes = 65_536;
+export const externalFromBytes = 65_536;
 
 /** A tensor of ONNX Runtime under the engine's contract. */
 interface OnnxDeviceTensor extends DeviceTensor {
   readonly held: ort.Tensor;
+}
+
+/** For people: `onnx (cpu, 2 threads)`. */
+export function describeOnnx(provider: Provider, threads: number): string {
+  return `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`;
 }
 
 /**
@@ -170,7 +175,7 @@ export function onnxEngine({
   }
 
   return {
-    description: `onnx (${provider}${provider === 'cpu' ? `, ${threads} threads` : ''})`,
+    description: describeOnnx(provider, threads),
     inPlace: provider === 'cpu',
     compile,
     async arithmetic(type) {
