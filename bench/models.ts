@@ -1,7 +1,7 @@
 /** What is measured: language models by shape, with random weights, and a batch in which every token has a loss. */
 import { random } from '../src/config/random.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
-import { type LlamaConfig, parameterShapes } from '../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
 import type { Stream } from '../src/pal/streams.ts';
 import { float32, sizeOf, type Tensor } from '../src/tensor/tensor.ts';
@@ -17,7 +17,7 @@ const llama = {
 } as const;
 
 export interface BenchShape {
-  readonly llm: LlamaConfig;
+  readonly llm: DecoderConfig;
   readonly batch: number;
   /** Text tokens of a sequence. */
   readonly rows: number;
@@ -87,7 +87,7 @@ export const benchShapes = {
 export type BenchShapeName = keyof typeof benchShapes;
 
 /** Llama parameters by Hugging Face's names, normal with deviation 0.02. */
-export function randomParameters(llm: LlamaConfig): Map<string, Tensor & { dtype: 'float32' }> {
+export function randomParameters(llm: DecoderConfig): Map<string, Tensor & { dtype: 'float32' }> {
   const table = normals(65_536);
   return new Map(
     [...parameterShapes(llm)].map(([name, shape], index) => {
@@ -106,7 +106,7 @@ function normals(size: number): Float32Array {
 }
 
 /** The model, without or with streams. */
-export function benchModel(llm: LlamaConfig, streams: readonly Stream[] = []): AudioLlm {
+export function benchModel(llm: DecoderConfig, streams: readonly Stream[] = []): AudioLlm {
   return {
     llm,
     feedForward: feedForwardOf({ kind: 'dense' }),

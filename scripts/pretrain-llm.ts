@@ -8,7 +8,7 @@ import { random } from '../src/config/random.ts';
 import { worldText } from '../src/data/soundWorld/text.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
-import { type LlamaConfig, parameterShapes } from '../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { tokenizerFromJson } from '../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../src/llm/trainTokenizer.ts';
 import { saveLlm } from '../src/llm/weights.ts';
@@ -39,7 +39,7 @@ const tokenizerConfig = {
 };
 const tokenizer = tokenizerFromJson(tokenizerJson, tokenizerConfig, 'the new tokenizer');
 
-const config: LlamaConfig = {
+const config: DecoderConfig = {
   hiddenSize: 192,
   intermediateSize: 512,
   layers: 8,

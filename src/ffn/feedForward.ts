@@ -1,7 +1,8 @@
 /** Feed-forward layers behind one interface. What is sparse about one is decided by its configuration alone. */
-import { linear, multiply, silu } from '../tensor/operations.ts';
-import { type Parameters, parameter } from '../tensor/parameters.ts';
+import { multiply, silu } from '../tensor/operations.ts';
+import type { Parameters } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
+import { project } from '../tensor/projection.ts';
 import { named } from '../tensor/trace.ts';
 
 export interface FeedForwardConfig {
@@ -24,11 +25,9 @@ export type FeedForward = (x: Value, parameters: Parameters, prefix: string) => 
 
 /** SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`. */
 export const denseFeedForward: FeedForward = (x, parameters, prefix) => {
-  const project = (input: Value, name: string) =>
-    linear(input, parameter(parameters, `${prefix}.${name}.weight`));
-  const gate = project(x, 'gate_proj');
-  const activated = multiply(silu(gate), project(x, 'up_proj'));
-  return { y: named('output', project(activated, 'down_proj')) };
+  const gate = project(x, parameters, `${prefix}.gate_proj`);
+  const activated = multiply(silu(gate), project(x, parameters, `${prefix}.up_proj`));
+  return { y: named('output', project(activated, parameters, `${prefix}.down_proj`)) };
 };
 
 /** The layer that a configuration asks for. */

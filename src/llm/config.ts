@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { ModelError } from './modelError.ts';
 
 /** The sizes and constants of a Llama-family decoder, checked. Field names of config.json in brackets. */
-export interface LlamaConfig {
+export interface DecoderConfig {
   readonly hiddenSize: number;
   readonly intermediateSize: number;
   /** Number of layers (`num_hidden_layers`). */
@@ -34,7 +34,7 @@ const plainRope = z.strictObject({
   rope_theta: positive.optional(),
 });
 
-/** What palkit computes with. Where a field may be missing, the default is that of Hugging Face's LlamaConfig. */
+/** What palkit computes with. Where a field may be missing, the default is that of Hugging Face's DecoderConfig. */
 const usedFields = {
   architectures: z.tuple([z.literal('LlamaForCausalLM')]),
   model_type: z.literal('llama'),
@@ -112,13 +112,13 @@ const configSchema = z.strictObject({
  * @throws ModelError that lists every field that is missing, malformed, not supported (another architecture or
  * activation, biases, scaled rotary positions) or unknown.
  */
-export function parseLlamaConfig(json: unknown, where: string): LlamaConfig {
+export function parseDecoderConfig(json: unknown, where: string): DecoderConfig {
   const parsed = configSchema.safeParse(json);
   if (!parsed.success) fail(where, parsed.error.issues.map(describeIssue));
   const fields = parsed.data;
   const heads = fields.num_attention_heads;
   const eos = fields.eos_token_id;
-  const config: LlamaConfig = {
+  const config: DecoderConfig = {
     hiddenSize: fields.hidden_size,
     intermediateSize: fields.intermediate_size,
     layers: fields.num_hidden_layers,
@@ -140,11 +140,11 @@ export function parseLlamaConfig(json: unknown, where: string): LlamaConfig {
 }
 
 /**
- * The config.json of a model: what `parseLlamaConfig` reads back, and what transformers loads.
+ * The config.json of a model: what `parseDecoderConfig` reads back, and what transformers loads.
  * @param storedAs the dtype of the weights in the file
  */
-export function llamaConfigJson(
-  config: LlamaConfig,
+export function decoderConfigJson(
+  config: DecoderConfig,
   storedAs: 'float32' | 'float16' = 'float32',
 ): Record<string, unknown> {
   const [eos = null] = config.eosTokenIds;
@@ -174,7 +174,7 @@ export function llamaConfigJson(
 }
 
 /** Names (Hugging Face's) and shapes of all parameters; matrices are [outputs, inputs]. */
-export function parameterShapes(config: LlamaConfig): Map<string, number[]> {
+export function parameterShapes(config: DecoderConfig): Map<string, number[]> {
   const { hiddenSize, intermediateSize, vocabularySize } = config;
   const queryWidth = config.heads * config.headWidth;
   const keyValueWidth = config.keyValueHeads * config.headWidth;
@@ -198,7 +198,7 @@ export function parameterShapes(config: LlamaConfig): Map<string, number[]> {
 }
 
 /** What no single field can show. */
-function contradictions(config: LlamaConfig): string[] {
+function contradictions(config: DecoderConfig): string[] {
   const { heads, keyValueHeads, headWidth, vocabularySize } = config;
   const problems: string[] = [];
   if (!Number.isInteger(headWidth)) {

@@ -20,9 +20,10 @@ import {
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
+import { project } from '../tensor/projection.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { named, scope } from '../tensor/trace.ts';
-import type { LlamaConfig } from './config.ts';
+import type { DecoderConfig } from './config.ts';
 import { type Rotary, rotaryAt, rotate } from './rotary.ts';
 
 /** Added to the score of a key that a query must not see. */
@@ -51,7 +52,7 @@ export function embed(parameters: Parameters, ids: Value): Value {
 
 /** One decoder layer over rows [B, T, D]. Values are named `layers.<layer>.*`. */
 export function decoderLayer(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   layer: number,
   hiddenBTD: Value,
@@ -76,7 +77,7 @@ export function decoderLayer(
 }
 
 /** The normalisation in front of a layer's attention. */
-export function inputNorm(config: LlamaConfig, parameters: Parameters, layer: number, x: Value): Value {
+export function inputNorm(config: DecoderConfig, parameters: Parameters, layer: number, x: Value): Value {
   return rmsNorm(
     x,
     parameter(parameters, `${layerPrefix(layer)}.input_layernorm.weight`),
@@ -90,19 +91,19 @@ export function inputNorm(config: LlamaConfig, parameters: Parameters, layer: nu
  * @param weights where the projections live; the layer's own when left out
  */
 export function keysValuesOf(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   layer: number,
   normedBSD: Value,
   rotary: Rotary | undefined,
   weights = `${layerPrefix(layer)}.self_attn`,
 ): KeysValues {
-  const project = (name: string) =>
-    splitHeads(linear(normedBSD, parameter(parameters, `${weights}.${name}.weight`)), config.keyValueHeads);
-  const keysBKSH = project('k_proj');
+  const split = (name: string) =>
+    splitHeads(project(normedBSD, parameters, `${weights}.${name}`), config.keyValueHeads);
+  const keysBKSH = split('k_proj');
   return {
     keysBKSH: named('keys', rotary === undefined ? keysBKSH : rotate(keysBKSH, rotary)),
-    valuesBKSH: named('values', project('v_proj')),
+    valuesBKSH: named('values', split('v_proj')),
   };
 }
 
@@ -121,7 +122,7 @@ export function concatKeysValues(parts: readonly KeysValues[]): KeysValues {
 }
 
 function attend(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   layer: number,
   normedBTD: Value,
@@ -133,10 +134,7 @@ function attend(
   const [batch, rows] = normedBTD.shape as [number, number, number];
   const keyRows = keysBKSH.shape[2] as number;
   const group = heads / keyValueHeads;
-  const queries = rotate(
-    splitHeads(linear(normedBTD, parameter(parameters, `${prefix}.q_proj.weight`)), heads),
-    rotary,
-  );
+  const queries = rotate(splitHeads(project(normedBTD, parameters, `${prefix}.q_proj`), heads), rotary);
   // The query heads of one key-value head become rows of one product, so that keys are never repeated.
   const grouped = reshape(queries, [batch, keyValueHeads, group * rows, headWidth]);
   const scores = matmul(grouped, keysBKSH, { transposeB: true, scale: headWidth ** -0.5 });
@@ -145,23 +143,23 @@ function attend(
   const mixed = matmul(reshape(probabilities, [batch, keyValueHeads, group * rows, keyRows]), valuesBKSH);
   const merged = transpose(reshape(mixed, [batch, heads, rows, headWidth]), [0, 2, 1, 3]);
   const flat = reshape(merged, [batch, rows, heads * headWidth]);
-  return named('output', linear(flat, parameter(parameters, `${prefix}.o_proj.weight`)));
+  return named('output', project(flat, parameters, `${prefix}.o_proj`));
 }
 
 /** Normalised final hidden states to logits over the vocabulary, [N, V]. */
-export function logits(config: LlamaConfig, parameters: Parameters, hiddenND: Value): Value {
+export function logits(config: DecoderConfig, parameters: Parameters, hiddenND: Value): Value {
   const normed = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
   return named('logits', linear(normed, parameter(parameters, headName(config))));
 }
 
 /** The matrix [V, D] that makes logits of hidden states. */
-export function headName(config: LlamaConfig): string {
+export function headName(config: DecoderConfig): string {
   return config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
 }
 
 /** The hidden states [B, T, D] of a plain language model; right padding needs no mask, nothing real sees it. */
 export function languageModel(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   idsBT: Value,
   feedForward: FeedForward,

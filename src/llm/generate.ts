@@ -13,7 +13,7 @@ import { frozen } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { int32, type Tensor } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
-import type { LlamaConfig } from './config.ts';
+import type { DecoderConfig } from './config.ts';
 import { decoderLayer, embed, logits, masked } from './decoder.ts';
 import { rotaryFor } from './rotary.ts';
 
@@ -33,7 +33,7 @@ export const cacheNames = (layer: number) => ({
 
 /** The types of a cache's tensors by name; the context's bias [B, 1, 1, rows] exists where there is context. */
 export function cacheTypes(
-  config: LlamaConfig,
+  config: DecoderConfig,
   { batch, textSlots, layers }: CacheLayout,
 ): Record<string, ValueType> {
   return Object.fromEntries(
@@ -55,7 +55,7 @@ export function cacheTypes(
  * the cache, and gives the logits of the next token.
  */
 export function stepProgram(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: ReadonlyMap<string, Tensor>,
   feedForward: FeedForward,
   layout: CacheLayout,

@@ -26,7 +26,7 @@ import {
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { absoluteScope, named, productType, withGradient } from '../tensor/trace.ts';
-import type { LlamaConfig } from './config.ts';
+import type { DecoderConfig } from './config.ts';
 import { headName } from './decoder.ts';
 
 /** Logits that stand in memory at once: 128 MiB in float32. */
@@ -38,7 +38,7 @@ const logitsAtOnce = 2 ** 25;
  * @param idsN the tokens, int32
  */
 export function tokenLogProbabilities(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   hiddenND: Value,
   idsN: Value,
@@ -59,7 +59,7 @@ export function tokenLogProbabilities(
  * @param limit logits that may stand in memory at once
  */
 export function tokenLoss(
-  config: LlamaConfig,
+  config: DecoderConfig,
   parameters: Parameters,
   hiddenND: Value,
   idsN: Value,
@@ -71,7 +71,7 @@ export function tokenLoss(
 }
 
 /** Normalised hidden states, the head, and each token's own logit. */
-function targets(config: LlamaConfig, parameters: Parameters, hiddenND: Value, idsN: Value) {
+function targets(config: DecoderConfig, parameters: Parameters, hiddenND: Value, idsN: Value) {
   const normedND = rmsNorm(hiddenND, parameter(parameters, 'model.norm.weight'), config.rmsNormEpsilon);
   const headVD = parameter(parameters, headName(config));
   const ownN = sum(multiply(normedND, gather(headVD, idsN, 0)), [1]);

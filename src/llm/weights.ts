@@ -7,7 +7,7 @@ import { updateHash } from '../config/hash.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
-import { type LlamaConfig, llamaConfigJson, parameterShapes, parseLlamaConfig } from './config.ts';
+import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
 import { downloadModel, type HubOptions, isHubName } from './hub.ts';
 import { ModelError } from './modelError.ts';
 import { streamSafetensors, writeSafetensors } from './safetensors.ts';
@@ -17,7 +17,7 @@ import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 export type FloatTensor = Tensor & { dtype: 'float32' };
 
 export interface LoadedLlm {
-  readonly config: LlamaConfig;
+  readonly config: DecoderConfig;
   /** By Hugging Face's names, widened to float32. */
   readonly parameters: Map<string, FloatTensor>;
   readonly tokenizer: Tokenizer;
@@ -103,11 +103,11 @@ async function weightFiles(folder: string): Promise<string[]> {
   return files;
 }
 
-async function readConfig(folder: string): Promise<LlamaConfig> {
+async function readConfig(folder: string): Promise<DecoderConfig> {
   const path = join(folder, 'config.json');
   const json = await readStrictJson(path, limits);
   if (json === undefined) throw new ModelError(`${path}: no such file. A model folder needs a config.json.`);
-  return parseLlamaConfig(json, path);
+  return parseDecoderConfig(json, path);
 }
 
 function widen(name: string, tensor: Tensor, where: string): FloatTensor {
@@ -177,7 +177,7 @@ export async function saveLlm(
     ]),
   );
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
-  const llamaJson = llamaConfigJson(config, half ? 'float16' : 'float32');
+  const llamaJson = decoderConfigJson(config, half ? 'float16' : 'float32');
   const { bos_token_id, eos_token_id, pad_token_id } = llamaJson;
   const { tokenizer: tokenizerJson, tokenizerConfig } = tokenizer.files;
   await writeSafetensors(join(folder, 'model.safetensors'), stored, { format: 'pt' });

@@ -6,7 +6,7 @@
  * Shape suffixes: B batch, T text rows, R rows of a layer, D hidden, N rows with a loss.
  */
 import type { FeedForward } from '../ffn/feedForward.ts';
-import type { LlamaConfig } from '../llm/config.ts';
+import type { DecoderConfig } from '../llm/config.ts';
 import {
   concatKeysValues,
   decoderLayer,
@@ -26,7 +26,7 @@ import { biasOf, type LayerLayout, layoutOf, type Segment } from './layout.ts';
 import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
 export interface AudioLlm {
-  readonly llm: LlamaConfig;
+  readonly llm: DecoderConfig;
   readonly feedForward: FeedForward;
   readonly streams: readonly Stream[];
   readonly integration: IntegrationConfig;

@@ -2,7 +2,7 @@
  * Static shapes for a stage's micro-batches. A compiled program takes batches of one size; with a few of them, a
  * batch of short questions is padded less. The order of the questions is not touched.
  */
-import type { LlamaConfig } from '../llm/config.ts';
+import type { DecoderConfig } from '../llm/config.ts';
 import { type BatchShape, bucket, type Row } from '../pal/batch.ts';
 import { copiesPerProgram } from './frozenWeights.ts';
 
@@ -51,7 +51,7 @@ export function needOf(rows: readonly Row[]): BatchNeed {
 }
 
 /** Multiply-adds per token: of the layers for a text row, of the logits for a target. */
-export function paddingCost(llm: LlamaConfig): PaddingCost {
+export function paddingCost(llm: DecoderConfig): PaddingCost {
   const { hiddenSize, intermediateSize, layers, heads, keyValueHeads, headWidth, vocabularySize } = llm;
   const attention = hiddenSize * headWidth * (2 * heads + 2 * keyValueHeads);
   return {

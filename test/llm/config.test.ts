@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { llamaConfigJson, parameterShapes, parseLlamaConfig } from '../../src/llm/config.ts';
+import { decoderConfigJson, parameterShapes, parseDecoderConfig } from '../../src/llm/config.ts';
 
 /** The config.json of HuggingFaceTB/SmolLM2-135M. */
 const smolLm2 = {
@@ -40,9 +40,9 @@ const minimal = {
   vocab_size: 10,
 };
 
-describe('parseLlamaConfig', () => {
+describe('parseDecoderConfig', () => {
   test('reads a published config', () => {
-    expect(parseLlamaConfig(smolLm2, 'config.json')).toEqual({
+    expect(parseDecoderConfig(smolLm2, 'config.json')).toEqual({
       hiddenSize: 576,
       intermediateSize: 1536,
       layers: 30,
@@ -61,7 +61,7 @@ describe('parseLlamaConfig', () => {
   });
 
   test('fills in the defaults of transformers', () => {
-    expect(parseLlamaConfig(minimal, 'config.json')).toMatchObject({
+    expect(parseDecoderConfig(minimal, 'config.json')).toMatchObject({
       keyValueHeads: 4,
       headWidth: 2,
       rmsNormEpsilon: 1e-6,
@@ -76,12 +76,12 @@ describe('parseLlamaConfig', () => {
 
   test('reads what transformers 5 writes', () => {
     const config = { ...minimal, rope_parameters: { rope_theta: 5000, rope_type: 'default' }, dtype: null };
-    expect(parseLlamaConfig(config, 'config.json').ropeTheta).toBe(5000);
+    expect(parseDecoderConfig(config, 'config.json').ropeTheta).toBe(5000);
   });
 
   test('reads special tokens in all their forms', () => {
     const config = { ...minimal, bos_token_id: 0, eos_token_id: [3, 4], pad_token_id: -1 };
-    expect(parseLlamaConfig(config, 'config.json')).toMatchObject({
+    expect(parseDecoderConfig(config, 'config.json')).toMatchObject({
       bosTokenId: 0,
       eosTokenIds: [3, 4],
       padTokenId: null,
@@ -115,33 +115,33 @@ describe('parseLlamaConfig', () => {
     ['a token outside', { eos_token_id: [2, 10] }, /eos_token_id 10 is outside the vocabulary of 10/],
   ])('refuses %s', (_name, change, message) => {
     const config = { ...minimal, ...change };
-    expect(() => parseLlamaConfig(config, 'm/config.json')).toThrow(message);
-    expect(() => parseLlamaConfig(config, 'm/config.json')).toThrow(/^m\/config\.json: /);
+    expect(() => parseDecoderConfig(config, 'm/config.json')).toThrow(message);
+    expect(() => parseDecoderConfig(config, 'm/config.json')).toThrow(/^m\/config\.json: /);
   });
 
   test('lists every problem at once', () => {
     const config = { ...minimal, hidden_act: 'relu', mlp_bias: true, sliding_window: 4 };
-    expect(() => parseLlamaConfig(config, 'c')).toThrow(/hidden_act.*mlp_bias.*sliding_window/s);
+    expect(() => parseDecoderConfig(config, 'c')).toThrow(/hidden_act.*mlp_bias.*sliding_window/s);
   });
 
   test.each([[null], [[]], ['text'], [{}]])('refuses %j', (json) => {
-    expect(() => parseLlamaConfig(json, 'c')).toThrow(/^c: /);
+    expect(() => parseDecoderConfig(json, 'c')).toThrow(/^c: /);
   });
 });
 
 test.each([[smolLm2], [minimal], [{ ...minimal, head_dim: 6, eos_token_id: [3, 4] }]])(
-  'llamaConfigJson gives what parses to the same config',
+  'decoderConfigJson gives what parses to the same config',
   (json) => {
-    const config = parseLlamaConfig(json, 'c');
-    const written = JSON.parse(JSON.stringify(llamaConfigJson(config, 'float16')));
-    expect(parseLlamaConfig(written, 'c')).toEqual(config);
+    const config = parseDecoderConfig(json, 'c');
+    const written = JSON.parse(JSON.stringify(decoderConfigJson(config, 'float16')));
+    expect(parseDecoderConfig(written, 'c')).toEqual(config);
   },
 );
 
 describe('parameterShapes', () => {
   test('counts the parameters of published models', () => {
     const count = (json: object) =>
-      [...parameterShapes(parseLlamaConfig(json, 'c')).values()]
+      [...parameterShapes(parseDecoderConfig(json, 'c')).values()]
         .map((shape) => shape.reduce((a, b) => a * b, 1))
         .reduce((a, b) => a + b, 0);
     expect(count(smolLm2)).toBe(134_515_008);
@@ -159,7 +159,7 @@ describe('parameterShapes', () => {
   });
 
   test('uses the names of Hugging Face', () => {
-    const config = parseLlamaConfig({ ...minimal, num_key_value_heads: 2, head_dim: 6 }, 'c');
+    const config = parseDecoderConfig({ ...minimal, num_key_value_heads: 2, head_dim: 6 }, 'c');
     expect(Object.fromEntries(parameterShapes(config))).toEqual({
       'model.embed_tokens.weight': [10, 8],
       'model.layers.0.input_layernorm.weight': [8],

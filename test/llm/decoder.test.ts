@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
-import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import { generate } from '../../src/pal/generate.ts';
@@ -56,7 +56,7 @@ function fill(name: string, shape: readonly number[]) {
 
 describe('the decoder against transformers on PyTorch', () => {
   for (const [name, expected] of Object.entries(golden.cases)) {
-    const llm: LlamaConfig = {
+    const llm: DecoderConfig = {
       hiddenSize: 32,
       intermediateSize: 48,
       layers: 3,

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { random } from '../../src/config/random.ts';
-import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { tokenizerFromJson } from '../../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../../src/llm/trainTokenizer.ts';
@@ -20,7 +20,7 @@ const tokenizer = tokenizerFromJson(
   { bos_token: '<bos>', eos_token: '<eos>', pad_token: '<pad>' },
   'tokenizer',
 );
-const config: LlamaConfig = {
+const config: DecoderConfig = {
   hiddenSize: 8,
   intermediateSize: 12,
   layers: 2,

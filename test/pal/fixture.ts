@@ -1,13 +1,13 @@
 /** A small random audio-LLM for the tests. */
 import { random } from '../../src/config/random.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
-import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { type AudioLlm, audioInputNames, streamParameters } from '../../src/pal/audioLlm.ts';
 import { initialize } from '../../src/pal/connectors.ts';
 import type { AttentionOnlyIntegration, IntegrationConfig, Stream } from '../../src/pal/streams.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 
-export const llm: LlamaConfig = {
+export const llm: DecoderConfig = {
   hiddenSize: 16,
   intermediateSize: 24,
   layers: 4,

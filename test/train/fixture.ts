@@ -9,7 +9,7 @@ import { stringify } from 'yaml';
 import { random } from '../../src/config/random.ts';
 import { readManifest, writeManifest } from '../../src/data/manifest.ts';
 import { buildSoundWorld } from '../../src/data/soundWorld/build.ts';
-import { type LlamaConfig, parameterShapes } from '../../src/llm/config.ts';
+import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { loadTokenizer } from '../../src/llm/tokenizer.ts';
 import { saveLlm } from '../../src/llm/weights.ts';
 import { initialize, type ParameterSpec } from '../../src/pal/connectors.ts';
@@ -46,7 +46,7 @@ export async function makeWorld(over: Readonly<Record<string, unknown>> = {}): P
   await buildSoundWorld(dataset, { seed: 3, splits: { train: small, validation: small, test: small } });
   await keepFew(dataset);
   const tokenizer = await loadTokenizer('models/sound-world');
-  const config: LlamaConfig = {
+  const config: DecoderConfig = {
     hiddenSize: 32,
     intermediateSize: 48,
     layers: 4,
