@@ -3,6 +3,8 @@ import { type Engine, plain } from '../engine/engine.ts';
 import { logits } from '../llm/decoder.ts';
 import { type CacheLayout, cacheNames, continueSequences, stepProgram } from '../llm/generate.ts';
 import type { Decoding } from '../llm/sampling.ts';
+import { type TextStream, textStream } from '../llm/textStream.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
 import { gather, pad, reshape } from '../tensor/operations.ts';
 import { frozen, type ParameterTensors } from '../tensor/parameters.ts';
 import type { Program, Value } from '../tensor/program.ts';
@@ -118,6 +120,35 @@ export async function generate(options: GenerateOptions): Promise<number[][]> {
   } finally {
     await prefill.dispose();
   }
+}
+
+export interface GenerateTextOptions extends Omit<GenerateOptions, 'onToken'> {
+  readonly tokenizer: Tokenizer;
+  /** Texts before which an answer ends. */
+  readonly stop: readonly string[];
+  /** Is told of every piece of text as soon as it is certain. */
+  readonly onText?: ((sequence: number, piece: string) => void) | undefined;
+}
+
+/** Generates an answer to each prompt, as text. @throws as `generate` */
+export async function generateText(options: GenerateTextOptions): Promise<string[]> {
+  const { tokenizer, stop, onText, ...rest } = options;
+  const streams = options.rows.map(() => textStream(tokenizer, stop));
+  const tell = (sequence: number, piece: string) => {
+    if (piece !== '') onText?.(sequence, piece);
+  };
+  await generate({
+    ...rest,
+    onToken: (sequence, id) => {
+      const stream = streams[sequence] as TextStream;
+      tell(sequence, stream.push(id));
+      return stream.stopped;
+    },
+  });
+  return streams.map((stream, sequence) => {
+    tell(sequence, stream.end());
+    return stream.text;
+  });
 }
 
 function mustFit(
