@@ -121,15 +121,25 @@ export function forward(
   idsBT: Value,
   inputs: Readonly<Record<string, Value>>,
 ): ForwardPass {
-  const { llm, feedForward, streams, integration, slot } = model;
-  const [batch, textRows] = idsBT.shape as [number, number];
-  const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const audio = new Map(
-    streams.map((stream) => {
+    model.streams.map((stream) => {
       const { frames, valid } = audioInputNames(stream);
       return [stream, connect(stream, parameters, inputs[frames] as Value, inputs[valid] as Value)];
     }),
   );
+  return forwardFrom(model, parameters, idsBT, audio);
+}
+
+/** The forward pass over [B, T] token ids and what the connectors made of the audio. */
+export function forwardFrom(
+  model: AudioLlm,
+  parameters: Parameters,
+  idsBT: Value,
+  audio: ReadonlyMap<Stream, ConnectedAudio>,
+): ForwardPass {
+  const { llm, feedForward, streams, integration, slot } = model;
+  const [batch, textRows] = idsBT.shape as [number, number];
+  const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const connected = (segment: Segment) => audio.get(segment.stream as Stream) as ConnectedAudio;
   const prefixRows = new Map<Stream, Value>();
   const keysValues: KeysValues[] = [];

@@ -6,11 +6,11 @@ import type { Decoding } from '../llm/sampling.ts';
 import { type TextStream, textStream } from '../llm/textStream.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import { gather, pad, reshape } from '../tensor/operations.ts';
-import { frozen, type ParameterTensors } from '../tensor/parameters.ts';
+import { frozen, type Parameters, type ParameterTensors } from '../tensor/parameters.ts';
 import type { Program, Value } from '../tensor/program.ts';
 import { int32 } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
-import { type AudioLlm, audioInputs, forward } from './audioLlm.ts';
+import { type AudioLlm, audioInputs, type ForwardPass, forward } from './audioLlm.ts';
 import { audioFeeds, BatchError, bucket, type Row } from './batch.ts';
 import { layoutOf } from './layout.ts';
 
@@ -64,18 +64,34 @@ export function prefillProgram(
   } as const;
   return trace<string>(types, (inputs) => {
     const weights = frozen(parameters);
-    const { hiddenBTD, keysValues, audioBias } = forward(model, weights, inputs.ids as Value, inputs);
-    const outputs: Record<string, Value> = {};
-    for (const [layer, { keysBKSH, valuesBKSH }] of keysValues.entries()) {
-      const names = cacheNames(layer);
-      outputs[names.keys] = pad(keysBKSH, 2, 0, textSlots - promptRows);
-      outputs[names.values] = pad(valuesBKSH, 2, 0, textSlots - promptRows);
-      const bias = audioBias[layer];
-      if (bias !== undefined) outputs[names.bias] = bias;
-    }
-    const flat = reshape(hiddenBTD, [batch * promptRows, model.llm.hiddenSize]);
-    return { ...outputs, logits: logits(model.llm, weights, gather(flat, inputs.last as Value, 0)) };
+    const pass = forward(model, weights, inputs.ids as Value, inputs);
+    return cacheOutputs(model, weights, pass, textSlots - promptRows, inputs.last as Value);
   });
+}
+
+/**
+ * What a prompt leaves behind: its keys and values with room for what follows, and the logits of the next token.
+ * @param roomRows empty rows behind those of the prompt
+ * @param lastB where each sequence's last row stands in [B * T]
+ */
+export function cacheOutputs(
+  { llm }: AudioLlm,
+  parameters: Parameters,
+  { hiddenBTD, keysValues, audioBias }: ForwardPass,
+  roomRows: number,
+  lastB: Value,
+): Record<string, Value> {
+  const outputs: Record<string, Value> = {};
+  for (const [layer, { keysBKSH, valuesBKSH }] of keysValues.entries()) {
+    const names = cacheNames(layer);
+    outputs[names.keys] = pad(keysBKSH, 2, 0, roomRows);
+    outputs[names.values] = pad(valuesBKSH, 2, 0, roomRows);
+    const bias = audioBias[layer];
+    if (bias !== undefined) outputs[names.bias] = bias;
+  }
+  const [batch, rows, width] = hiddenBTD.shape as [number, number, number];
+  const flat = reshape(hiddenBTD, [batch * rows, width]);
+  return { ...outputs, logits: logits(llm, parameters, gather(flat, lastB, 0)) };
 }
 
 /**

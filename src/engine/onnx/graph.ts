@@ -18,7 +18,7 @@ import { castTensor } from '../../tensor/halfPrecision.ts';
 import type { ValueType } from '../../tensor/program.ts';
 import { allocate, type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
-import { type Initializers, initializers, onnxDType } from './initializers.ts';
+import { type Initializers, initializers, onnxDType, type Placement } from './initializers.ts';
 
 export type AttributeValue = number | string | { readonly float: number } | readonly number[];
 
@@ -51,10 +51,15 @@ const forbiddenOperators: ReadonlySet<string> = new Set(['ScatterND']);
 /**
  * @param taken the names of the program's own values
  * @param externalFrom bytes from which a constant lies beside the model
+ * @param place where it lies then
  */
-export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): GraphBuilder {
+export function graphBuilder(
+  taken: ReadonlySet<string>,
+  externalFrom: number,
+  place?: Placement,
+): GraphBuilder {
   const nodes: NodeProto[] = [];
-  const constants = initializers(externalFrom);
+  const constants = initializers(externalFrom, place);
   const shared = new Map<string, string>();
   const used = new Set(taken);
 

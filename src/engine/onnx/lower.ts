@@ -8,7 +8,7 @@ import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
 import { emulateHalf } from './emulate.ts';
 import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
-import { type ExternalData, onnxDType } from './initializers.ts';
+import { type ExternalData, onnxDType, type Placement } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
 import { stackProducts } from './stackedProducts.ts';
 import { webGpuLowerings } from './webGpu.ts';
@@ -203,6 +203,7 @@ export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint
  * its value.
  * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
  * @param externalFrom bytes from which a constant lies beside the model; all lie inside when left out
+ * @param place where such a constant lies; in a piece of memory of its own when left out
  * @throws EngineError when an input and an output share a name, which ONNX cannot express, and for constants that
  * are too large
  */
@@ -212,11 +213,12 @@ export function lowerProgram(
   {
     ending = false,
     externalFrom = Number.POSITIVE_INFINITY,
-  }: { readonly ending?: boolean; readonly externalFrom?: number } = {},
+    place,
+  }: { readonly ending?: boolean; readonly externalFrom?: number; readonly place?: Placement } = {},
 ): LoweredProgram {
   const program = schedule(prepared(source, provider));
   const names = tensorNames(program);
-  const graph = graphBuilder(new Set(names.values()), externalFrom);
+  const graph = graphBuilder(new Set(names.values()), externalFrom, place);
   const values = new Map<string, Value>();
   const attribute = (from: number, value: Value | undefined) => {
     for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
