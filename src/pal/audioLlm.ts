@@ -15,13 +15,14 @@ import {
   type KeysValues,
   keysValuesOf,
 } from '../llm/decoder.ts';
+import type { ParameterSpec } from '../llm/initialize.ts';
 import { rotaryAt } from '../llm/rotary.ts';
 import { add, concat, constant, filled, rmsNorm, slice } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';
-import { type ConnectedAudio, connect, connectorParameters, type ParameterSpec } from './connectors.ts';
+import { type ConnectedAudio, connect, connectorParameters } from './connectors.ts';
 import { biasOf, type LayerLayout, layoutOf, type Segment } from './layout.ts';
 import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
