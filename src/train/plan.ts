@@ -19,6 +19,7 @@ import type { Program } from '../tensor/program.ts';
 import { schedule } from '../tensor/schedule.ts';
 import { type Activations, activationsOf } from './activations.ts';
 import { updateProgram } from './deviceState.ts';
+import { maskBytes } from './dropout.ts';
 import { constantCopiesBytes, ownConstantsBytes } from './frozenWeights.ts';
 import { type MemoryTerm, memoryTerms } from './planMemory.ts';
 import { estimateStepMs, type PartWork, type ProgramWork, partsOf, type Rates } from './planTime.ts';
@@ -135,6 +136,7 @@ export async function planExperiment(
             copiesBytes: constantCopiesBytes(program),
             ownConstantsBytes: ownConstantsBytes(program, options.frozen.values()),
             activationBytes: activations[at]?.peakBytes ?? 0,
+            maskBytes: maskBytes(program),
           })),
         })
       : [];
