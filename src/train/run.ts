@@ -16,6 +16,7 @@ import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
 import { markRunning } from './lastRun.ts';
 import { openMetrics, peakResidentMB } from './metrics.ts';
+import { modelCard } from './modelCard.ts';
 import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
@@ -111,7 +112,8 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       .finally(metrics.close);
     watch.note(`training has held ${peakResidentMB()} MB at most`);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
-    await saveModel(join(dir, 'model'), model, llm, result.parameters);
+    const trained = { experiment, model, llm, parameters: result.parameters };
+    await saveModel(join(dir, 'model'), trained);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
     const record = await evaluateModel(experiment, {
       engine,
@@ -124,6 +126,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       encoded: { clips, skipped },
       watch,
     }).catch(rethrow);
+    await writeFileAtomic(join(dir, 'model', 'README.md'), modelCard({ ...trained, record }));
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();

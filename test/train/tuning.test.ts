@@ -1,6 +1,6 @@
 /** Training moves what a configuration declares, and nothing else: by the bytes of every tensor. */
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, it } from 'vitest';
 import { loadExperiment } from '../../src/config/load.ts';
 import type { Tensor } from '../../src/tensor/tensor.ts';
 import { newestCheckpoint } from '../../src/train/checkpoint.ts';
