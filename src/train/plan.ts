@@ -28,6 +28,7 @@ import { assemble, checkPrecision, initialParameters, loadExperimentLlm, RunErro
 import { bytesOfAll, describeShapes, planStage, type StagePlan, trainableByStage } from './stage.ts';
 import type { Objective } from './step.ts';
 import { stepProgram } from './trainingState.ts';
+import { type StageTrains, whatTrains } from './trains.ts';
 
 export interface PlannedStage {
   readonly stage: string;
@@ -71,6 +72,8 @@ export interface ExperimentPlan {
   /** Frames and width that each stream gets from its encoder. */
   readonly streams: readonly { readonly stream: string; readonly frames: number; readonly width: number }[];
   readonly stages: readonly PlannedStage[];
+  /** What the stages train, by groups of parameters. */
+  readonly trains: readonly StageTrains[];
 }
 
 interface SkippedSample {
@@ -182,6 +185,7 @@ export async function planExperiment(
     }),
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
     stages,
+    trains: whatTrains(experiment, parameters).filter((_, index) => only === undefined || index === only),
   };
 }
 

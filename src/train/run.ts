@@ -21,12 +21,15 @@ import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
+import { type StageTrains, whatTrains } from './trains.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
   /** Continue from the newest checkpoint in the run's folder, where there is one. */
   readonly resume: boolean;
   readonly evaluate: boolean;
+  /** Told what every stage trains, before anything does. */
+  readonly announce?: (stages: readonly StageTrains[]) => void;
   /** Asked after every step; true saves and stops. */
   readonly interrupted?: () => boolean;
   /** The one that the configuration names when left out. Whoever gives one ends it. */
@@ -82,6 +85,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
     );
     for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
+    options.announce?.(whatTrains(experiment, parameters));
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {
