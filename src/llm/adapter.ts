@@ -23,9 +23,9 @@ const harmlessFields = [
   'base_model_name_or_path',
   'exclude_modules',
   'inference_mode',
-  'init_lora_weights',
   'layers_pattern',
   'layers_to_transform',
+  'megatron_core',
   'peft_version',
   'qalora_group_size',
   'revision',
@@ -41,6 +41,8 @@ const configSchema = z.looseObject({
   lora_dropout: z.number().min(0).lt(1).default(0),
   use_rslora: z.boolean().default(false),
   bias: z.literal('none').default('none'),
+  // Other ways of beginning change the base model's weights too.
+  init_lora_weights: z.union([z.boolean(), z.enum(['gaussian', 'orthogonal'])]).default(true),
 });
 
 /** Whether a field says that something is not used. */
