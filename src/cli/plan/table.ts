@@ -24,8 +24,6 @@ export function formatPlan(plan: ExperimentPlan): string {
       streams.map(({ stream, frames, width }) => [stream, frames, width]),
     ),
     '',
-    formatTrains(trains),
-    '',
     formatTable(
       [
         'stage',
@@ -43,6 +41,8 @@ export function formatPlan(plan: ExperimentPlan): string {
       ],
       stages.map(summaryRow),
     ),
+    '',
+    formatTrains(trains),
     ...stages.flatMap((stage) => ['', ...formatStage(stage)]),
     '',
     stated,
