@@ -72,9 +72,14 @@ export async function loadAudioLlm(
   };
 }
 
-/** Asks one question about one clip, as a run's configuration says. */
+/**
+ * Asks one question about one clip, on the engine that an experiment names.
+ * @param folder the model's
+ * @throws as `loadAudioLlm` and its `answer`
+ */
 export async function askClip(
   experiment: Experiment,
+  folder: string,
   clip: string,
   question: string,
   options: readonly string[] | undefined,
@@ -82,7 +87,7 @@ export async function askClip(
   const waveform = await readWaveform(clip);
   const engine = await makeEngine(experiment);
   try {
-    const opened = await openAudioLlm(join(experiment.run.dir, 'model'), experiment, engine);
+    const opened = await openAudioLlm(folder, experiment, engine);
     try {
       return await opened.answer(waveform, question, options);
     } finally {
