@@ -1,18 +1,22 @@
 /** Trained models on their way out: a whole audio-LLM that needs nothing else, or its LLM for other programs. */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readEncoderManifest } from '../audio/encoder.ts';
 import { loadExperiment } from '../config/load.ts';
-import type { Experiment } from '../config/schema.ts';
 import { mustBeEmpty, writeFolderAtomic } from '../config/writeFile.ts';
-import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { mergeLora } from '../llm/lora.ts';
 import { saveLlm } from '../llm/weights.ts';
 import type { TrainedModel } from './modelCard.ts';
-import { encoderFolder, experimentFile, loadModel, modelMarker, saveModel } from './modelFolder.ts';
+import {
+  encoderFolder,
+  experimentFile,
+  loadModel,
+  modelMarker,
+  readResults,
+  saveModel,
+} from './modelFolder.ts';
 import { assemble, RunError } from './setup.ts';
 
 export interface ExportOptions {
@@ -82,11 +86,5 @@ async function readTrained(from: string): Promise<TrainedModel> {
   const { model, llm, parameters } = await loadModel(folder, (loaded, frames) =>
     assemble(experiment, loaded, widths, frames),
   );
-  return { experiment, model, llm, parameters, record: await recordOf(from, experiment) };
-}
-
-/** How a run's model did; undefined where it was not asked, or the folder is no run's. */
-async function recordOf(from: string, { data }: Experiment): Promise<EvaluationRecord | undefined> {
-  const text = await readFile(join(from, 'eval', `${data.dataset}.json`), 'utf8').catch(() => undefined);
-  return text === undefined ? undefined : (JSON.parse(text) as EvaluationRecord);
+  return { experiment, model, llm, parameters, results: await readResults(folder) };
 }

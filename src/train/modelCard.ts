@@ -1,7 +1,9 @@
 /** The README.md of a model folder: what the model is, how it was made, how it did, how to use it. */
 import { existsSync } from 'node:fs';
+import { z } from 'zod';
 import { locate } from '../config/locate.ts';
 import type { Experiment } from '../config/schema.ts';
+import { controlNames } from '../eval/controls.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
 import { isHubName } from '../llm/hub.ts';
 import type { LlmFrame } from '../llm/weights.ts';
@@ -14,14 +16,27 @@ export interface TrainedModel {
   readonly model: AudioLlm;
   readonly llm: LlmFrame;
   readonly parameters: ParameterTensors;
-  /** How it did, for the model card. */
-  readonly record?: EvaluationRecord | undefined;
+  /** How it did: an evaluation's record. */
+  readonly results?: Results | undefined;
 }
+
+const accuracy = { n: z.number(), accuracy: z.number(), ci95: z.tuple([z.number(), z.number()]).readonly() };
+
+/** What the card tells of an evaluation's record; the rest of the record is kept beside it. */
+export const resultsSchema = z.looseObject({
+  task: z.string(),
+  split: z.string(),
+  ...accuracy,
+  majority: z.number(),
+  controls: z.partialRecord(z.enum(controlNames), z.strictObject(accuracy)),
+});
+
+type Results = Pick<EvaluationRecord, keyof typeof resultsSchema.shape>;
 
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 /** The card as Markdown, with the metadata that the Hugging Face hub reads in front. */
-export function modelCard({ experiment, model, llm, parameters, record }: TrainedModel): string {
+export function modelCard({ experiment, model, llm, parameters, results }: TrainedModel): string {
   const { name, seed, train, data } = experiment;
   const { from } = experiment.llm;
   const ofHub = isHubName(from) && !existsSync(locate(from));
@@ -79,7 +94,7 @@ export function modelCard({ experiment, model, llm, parameters, record }: Traine
         ]),
       ),
     ],
-    ...(record === undefined ? [] : [results(record)]),
+    ...(results === undefined ? [] : [resultsSection(results)]),
     [
       '## Use',
       '',
@@ -104,25 +119,13 @@ function languageModel({ llm }: Experiment, hasAdapters: boolean): string[] {
   ];
 }
 
-function results({
-  task,
-  split,
-  n,
-  accuracy,
-  ci95,
-  majority,
-  controls,
-}: NonNullable<TrainedModel['record']>) {
-  const [low, high] = ci95;
-  const rows = [
-    ['audio', String(n), percent(accuracy), `${percent(low)} to ${percent(high)}`],
-    ...Object.entries(controls).map(([control, own]) => [
-      control,
-      String(own.n),
-      percent(own.accuracy),
-      `${percent(own.ci95[0])} to ${percent(own.ci95[1])}`,
-    ]),
-  ];
+function resultsSection({ task, split, majority, controls, ...heard }: Results): string[] {
+  const rows = Object.entries({ audio: heard, ...controls }).map(([name, { n, accuracy, ci95 }]) => [
+    name,
+    String(n),
+    percent(accuracy),
+    `${percent(ci95[0])} to ${percent(ci95[1])}`,
+  ]);
   return [
     '## Results',
     '',

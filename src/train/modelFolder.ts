@@ -23,13 +23,14 @@ import {
 } from '../llm/weights.ts';
 import { type AudioLlm, streamParameters } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { modelCard, type TrainedModel } from './modelCard.ts';
+import { modelCard, resultsSchema, type TrainedModel } from './modelCard.ts';
 import { RunError } from './setup.ts';
 
 /** What tells that a folder is an audio-LLM, and what no other file of it says. */
 export const modelMarker = 'audio-llm.json';
 /** The experiment that a model comes from, resolved. */
 export const experimentFile = 'experiment.yaml';
+const resultsFile = 'evaluation.json';
 
 const schema = z.strictObject({
   version: z.literal(1),
@@ -67,9 +68,28 @@ export async function saveModel(
     );
     if (encoders) await copyEncoders(experiment, aside);
     await writeFileAtomic(join(aside, experimentFile), formatExperiment(experiment));
-    await writeFileAtomic(join(aside, 'README.md'), modelCard(trained));
+    await saveResults(aside, trained);
     await writeFileAtomic(join(aside, modelMarker), `${JSON.stringify(description, null, 2)}\n`);
   });
+}
+
+/** Writes how a saved model did, and the card that tells of it. */
+export async function saveResults(folder: string, trained: TrainedModel): Promise<void> {
+  if (trained.results !== undefined) {
+    const text = `${JSON.stringify(trained.results, null, 2)}\n`;
+    await writeFileAtomic(join(folder, resultsFile), text);
+  }
+  await writeFileAtomic(join(folder, 'README.md'), modelCard(trained));
+}
+
+/** How a saved model did; undefined where nobody asked it. @throws RunError for a file that says something else */
+export async function readResults(folder: string): Promise<TrainedModel['results']> {
+  const path = join(folder, resultsFile);
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return undefined;
+  const parsed = resultsSchema.safeParse(parseJson(text));
+  if (!parsed.success) throw new RunError(`${path}: not the record of an evaluation`);
+  return parsed.data;
 }
 
 /** Where a model folder keeps an encoder: under the first stream that listens with it. */

@@ -16,8 +16,7 @@ import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
 import { markRunning } from './lastRun.ts';
 import { openMetrics, peakResidentMB } from './metrics.ts';
-import { modelCard } from './modelCard.ts';
-import { saveModel } from './modelFolder.ts';
+import { saveModel, saveResults } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
@@ -130,7 +129,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       encoded: { clips, skipped },
       watch,
     }).catch(rethrow);
-    await writeFileAtomic(join(dir, 'model', 'README.md'), modelCard({ ...trained, record }));
+    await saveResults(join(dir, 'model'), { ...trained, results: record });
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();

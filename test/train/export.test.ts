@@ -50,6 +50,13 @@ afterAll(async () => {
   await world.remove();
 });
 
+function palkit(...given: string[]): string {
+  const command = ['--import', 'tsx', 'src/cli/main.ts', ...given];
+  const { status, stdout, stderr } = spawnSync(process.execPath, command, { encoding: 'utf8' });
+  expect(status, stderr).toBe(0);
+  return stdout;
+}
+
 const out = (name: string) => join(world.folder, 'out', name);
 const lora = (how: 'merge' | 'keep') => ({ lora: how, half: false });
 
@@ -113,36 +120,30 @@ describe('one folder', () => {
     await audioLlm.dispose();
   });
 
-  it('needs neither the run nor encoders/ any more', async () => {
+  it('comes by the command, needs its run no longer, and listens with encoders of its own', async () => {
     const folder = out('alone');
-    await exportAudioLlm(run, folder, lora('keep'));
+    const given = [run, '--format', 'audio-llm', '--lora', 'keep', '--out', folder, '--json'];
+    expect(JSON.parse(palkit('export', ...given))).toEqual({
+      out: folder,
+      format: 'audio-llm',
+      ...lora('keep'),
+    });
     const before = await askClip(experiment, join(run, 'model'), clip, question, options);
     await rename(run, `${run}-away`);
     await rename(folder, out('elsewhere'));
     try {
-      const command = [
-        '--import',
-        'tsx',
-        'src/cli/main.ts',
-        'ask',
-        clip,
-        question,
-        '--options',
-        options.join(', '),
-        '--run',
-        out('elsewhere'),
-        '--json',
-      ];
-      const { status, stdout, stderr } = spawnSync(process.execPath, command, { encoding: 'utf8' });
-      expect(status, stderr).toBe(0);
-      expect(JSON.parse(stdout)).toEqual(before);
+      const asked = [clip, question, '--options', options.join(', '), '--run', out('elsewhere'), '--json'];
+      expect(JSON.parse(palkit('ask', ...asked))).toEqual(before);
+      const manifest = join(out('elsewhere'), 'encoders', 'timbre', 'encoder.yaml');
+      await writeFile(manifest, 'kind: none');
+      await expect(loadAudioLlm(out('elsewhere'))).rejects.toThrow(`${manifest}: not an encoder`);
     } finally {
       await rename(`${run}-away`, run);
     }
   });
 
   it('has a card that says what it is, how it was made and how it did', async () => {
-    await exportAudioLlm(run, out('card'), lora('keep'));
+    await exportAudioLlm(join(run, 'model'), out('card'), lora('keep'));
     for (const folder of [join(run, 'model'), out('card')]) {
       const card = await readFile(join(folder, 'README.md'), 'utf8');
       expect(card).toContain('library_name: palkit');
