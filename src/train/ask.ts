@@ -39,7 +39,9 @@ export interface LoadedAudioLlm {
    * @throws AudioError or EncoderError naming what is wrong with the clip
    */
   answer(clip: string | Waveform, question: string, options?: readonly string[]): Promise<AskResult>;
-  /** What its encoders make of a clip: what `generate` takes as the clip of a row. */
+  /** A question as the experiment words it: the ids of a row of `generate`. */
+  prompt(question: string, options?: readonly string[]): readonly number[];
+  /** What its encoders make of a clip: the clip of a row of `generate`. */
   listen(clip: string | Waveform): Promise<ClipFeatures>;
   /** Ends its encoders and, unless it was given, its engine. */
   dispose(): Promise<void>;
@@ -116,6 +118,9 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
     );
     return new Map(await Promise.all(heard));
   };
+  const { tokenizer } = llm;
+  const prompt = (question: string, options?: readonly string[]) =>
+    promptIds(experiment.prompt, tokenizer, llm.config.bosTokenId, { question, options }).ids;
   const answer = async (
     clip: string | Waveform,
     question: string,
@@ -123,12 +128,11 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
   ): Promise<AskResult> => {
     const id = typeof clip === 'string' ? clip : 'the clip';
     const heard = await listen(clip);
-    const { tokenizer } = llm;
-    const prompt = promptIds(experiment.prompt, tokenizer, llm.config.bosTokenId, { question, options });
+    const asked = prompt(question, options);
     if (options !== undefined) {
       const item = {
         id,
-        promptIds: prompt.ids,
+        promptIds: asked,
         options: options.map((option) => answerIds(tokenizer, option)),
         clip: heard,
       };
@@ -141,7 +145,7 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
       engine,
       model,
       parameters,
-      rows: [{ id, ids: prompt.ids, clip: heard }],
+      rows: [{ id, ids: asked, clip: heard }],
       maxNewTokens,
       decoding:
         decoding === 'greedy'
@@ -150,7 +154,7 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
     });
     return { question, answer: tokenizer.decode(ids).trim(), options: null };
   };
-  return { experiment, model, llm, parameters, answer, listen, dispose: end };
+  return { experiment, model, llm, parameters, answer, prompt, listen, dispose: end };
 }
 
 /** The options with their probabilities among themselves, from log-likelihoods. */

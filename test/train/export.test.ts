@@ -14,7 +14,6 @@ import { generate, loadAudioLlm, loadLlm, readAdapter } from '../../src/index.ts
 import { languageModel, logits } from '../../src/llm/decoder.ts';
 import { mergeLora } from '../../src/llm/lora.ts';
 import type { LoadedLlm } from '../../src/llm/weights.ts';
-import { promptIds } from '../../src/pal/prompt.ts';
 import { reshape } from '../../src/tensor/operations.ts';
 import { frozen, type ParameterTensors } from '../../src/tensor/parameters.ts';
 import type { Value } from '../../src/tensor/program.ts';
@@ -106,8 +105,7 @@ describe('one folder', () => {
   it('gives what generate takes', async () => {
     const audioLlm = await loadAudioLlm(join(run, 'model'), { engine });
     const { model, parameters, llm } = audioLlm;
-    const { ids } = promptIds(experiment.prompt, llm.tokenizer, llm.config.bosTokenId, { question });
-    const rows = [{ id: clip, ids, clip: await audioLlm.listen(clip) }];
+    const rows = [{ id: clip, ids: audioLlm.prompt(question), clip: await audioLlm.listen(clip) }];
     const [made = []] = await generate({
       engine,
       model,
