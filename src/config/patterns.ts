@@ -4,35 +4,74 @@ import { ConfigError } from './configError.ts';
 
 const rangeForm = /\{(\d{1,6})\.\.(\d{1,6})\}/g;
 
+/** What a pattern is made of: any text, one character whatever it is or a certain one, a whole number in a range. */
+type Token = 'text' | 'character' | { readonly is: string } | { readonly from: number; readonly to: number };
+
 /**
  * Reads a pattern: `*` is any text, `?` any character, `{4..7}` a whole number from 4 to 7.
  * @param where how error messages name the pattern's place
- * @returns whether a name fits
+ * @returns whether a name fits; it takes no longer than pattern times name, whatever they are
  * @throws ConfigError for a range that is empty or malformed
  */
 export function patternTest(pattern: string, where: string): (name: string) => boolean {
-  const ranges: (readonly [number, number])[] = [];
-  const marked = pattern.replace(rangeForm, (_, from: string, to: string) => {
-    if (Number(from) > Number(to))
-      throw new ConfigError(`${where}: "${pattern}": ${to} is below ${from}: a range rises, {4..7}`);
-    ranges.push([Number(from), Number(to)]);
-    return '\0';
-  });
-  if (/[{}]/.test(marked))
-    throw new ConfigError(`${where}: "${pattern}": braces hold a range of layers, {4..7}, and nothing else`);
-  const source = marked
-    .replace(/[.+^$()|[\]\\]/g, '\\$&')
-    .replaceAll(/\*+/g, '.*')
-    .replaceAll('?', '.')
-    .replaceAll('\0', '(\\d{1,6})');
-  const expression = new RegExp(`^${source}$`);
-  return (name) => {
-    const found = expression.exec(name);
-    return (
-      found !== null &&
-      ranges.every(([from, to], at) => Number(found[at + 1]) >= from && Number(found[at + 1]) <= to)
-    );
+  const tokens = tokensOf(pattern, where);
+  return (name) => fits(tokens, name);
+}
+
+function tokensOf(pattern: string, where: string): Token[] {
+  const plain = (text: string) => {
+    if (/[{}]/.test(text))
+      throw new ConfigError(
+        `${where}: "${pattern}": braces hold a range of layers, {4..7}, and nothing else`,
+      );
+    return [...text].map((is): Token => (is === '*' ? 'text' : is === '?' ? 'character' : { is }));
   };
+  const tokens: Token[] = [];
+  let end = 0;
+  for (const found of pattern.matchAll(rangeForm)) {
+    const [from, to] = [Number(found[1]), Number(found[2])];
+    if (from > to)
+      throw new ConfigError(`${where}: "${pattern}": ${to} is below ${from}: a range rises, {4..7}`);
+    tokens.push(...plain(pattern.slice(end, found.index)), { from, to });
+    end = found.index + found[0].length;
+  }
+  return [...tokens, ...plain(pattern.slice(end))];
+}
+
+/** Where what matches a token at a place ends; undefined where it does not match. */
+function endOf(token: Exclude<Token, 'text'>, name: string, at: number): number | undefined {
+  if (token === 'character') return at < name.length ? at + 1 : undefined;
+  if ('is' in token) return name.startsWith(token.is, at) ? at + token.is.length : undefined;
+  const digits = /^\d*/.exec(name.slice(at))?.[0] ?? '';
+  // Not the end of a longer number.
+  const isWhole = digits !== '' && !/\d/.test(name.charAt(at - 1));
+  return isWhole && Number(digits) >= token.from && Number(digits) <= token.to
+    ? at + digits.length
+    : undefined;
+}
+
+/** The first match of what stands between two stars is as good as any later one, so only the last star moves. */
+function fits(tokens: readonly Token[], name: string): boolean {
+  let [token, at] = [0, 0];
+  let star: { readonly token: number; at: number } | undefined;
+  while (at < name.length || token < tokens.length) {
+    const next = tokens[token];
+    if (next === 'text') {
+      star = { token: token + 1, at };
+      token++;
+      continue;
+    }
+    const end = next === undefined ? undefined : endOf(next, name, at);
+    if (end !== undefined) {
+      at = end;
+      token++;
+    } else if (star !== undefined && star.at < name.length) {
+      star.at++;
+      at = star.at;
+      token = star.token;
+    } else return false;
+  }
+  return true;
 }
 
 /**

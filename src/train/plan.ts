@@ -119,6 +119,7 @@ export async function planExperiment(
     inPlace,
   };
   const trainable = trainableByStage(experiment, parameters.keys());
+  const trains = whatTrains(experiment, parameters);
   const stages = train.stages.flatMap((_, index): PlannedStage[] => {
     if (only !== undefined && index !== only) return [];
     const plan = planStage(sources, index, trainable[index] as Set<string>);
@@ -152,7 +153,7 @@ export async function planExperiment(
         batchShapes:
           train.batchShapes > 1 ? describeShapes(batches, options.frozen, train.batchShapes) : null,
         parameters: {
-          all: (trainedBytes + frozenBytes) / 4,
+          all: trains[index]?.all.parameters ?? 0,
           trained: trainedBytes / 4,
           trainedBytes,
           frozenBytes,
@@ -185,7 +186,7 @@ export async function planExperiment(
     }),
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
     stages,
-    trains: whatTrains(experiment, parameters).filter((_, index) => only === undefined || index === only),
+    trains: trains.filter((_, index) => only === undefined || index === only),
   };
 }
 
