@@ -4,10 +4,13 @@ import { join } from 'node:path';
 import { readEncoderManifest } from '../audio/encoder.ts';
 import { loadExperiment } from '../config/load.ts';
 import { mustBeEmpty, writeFolderAtomic } from '../config/writeFile.ts';
+import { onnxEngine } from '../engine/onnx/engine.ts';
 import { writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
-import { mergeLora } from '../llm/lora.ts';
+import { isAdapter, mergeLora } from '../llm/lora.ts';
+import { mergeError } from '../llm/mergeError.ts';
 import { saveLlm } from '../llm/weights.ts';
+import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { TrainedModel } from './modelCard.ts';
 import {
   encoderFolder,
@@ -24,6 +27,8 @@ export interface ExportOptions {
   readonly lora: 'merge' | 'keep';
   /** Store the LLM's weights as float16. */
   readonly half: boolean;
+  /** Told what merging adapters changed. */
+  readonly note?: (text: string) => void;
 }
 
 /**
@@ -34,7 +39,7 @@ export interface ExportOptions {
  */
 export async function exportAudioLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
-  const trained = withLora(await readTrained(from), options.lora);
+  const trained = await withLora(await readTrained(from), options);
   await saveModel(to, trained, { encoders: true, half: options.half });
 }
 
@@ -45,7 +50,7 @@ export async function exportAudioLlm(from: string, to: string, options: ExportOp
  */
 export async function exportLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
-  const { model, llm, parameters } = withLora(await readTrained(from), options.lora);
+  const { model, llm, parameters } = await withLora(await readTrained(from), options);
   const shapes = parameterShapes(llm.config);
   const own = new Map([...parameters].filter(([name]) => shapes.has(name)));
   await writeFolderAtomic(to, async (aside) => {
@@ -54,17 +59,41 @@ export async function exportLlm(from: string, to: string, options: ExportOptions
   });
 }
 
-/** The model with adapters as asked for. @throws RunError where there are none to keep */
-function withLora(trained: TrainedModel, lora: ExportOptions['lora']): TrainedModel {
+/** Rounding is far below this share of the largest logit. */
+const largestMergeError = 1e-4;
+
+/**
+ * The model with adapters as asked for. Merged, it must give the same logits.
+ * @throws RunError where there are none to keep, and where merging changes the model
+ */
+async function withLora(trained: TrainedModel, { lora, note }: ExportOptions): Promise<TrainedModel> {
   const { model, experiment, parameters } = trained;
   if (model.lora === undefined && lora === 'keep')
     throw new RunError('--lora keep: the model has no low-rank adapters');
   if (model.lora === undefined || lora === 'keep') return trained;
+  const merged = mergeLora(parameters);
+  const shapes = parameterShapes(model.llm);
+  const ofLlm = (tensors: ParameterTensors) =>
+    new Map([...tensors].filter(([name]) => shapes.has(name) || isAdapter(name)));
+  const engine = onnxEngine({ threads: experiment.train.threads });
+  const error = await mergeError(
+    { config: model.llm, feedForward: model.feedForward, apart: ofLlm(parameters), merged: ofLlm(merged) },
+    engine,
+  ).finally(() => engine.dispose());
+  // Neither is true of what is no number.
+  if (!(error <= largestMergeError)) {
+    throw new RunError(
+      `merging the adapters changes the logits by ${error.toExponential(1)} of the largest one, more than rounding does; --lora keep leaves them beside the weights`,
+    );
+  }
+  note?.(
+    `merged ${model.lora.modules.length} adapters: logits change by ${error.toExponential(1)} of the largest`,
+  );
   return {
     ...trained,
     model: { ...model, lora: undefined },
     experiment: { ...experiment, llm: { ...experiment.llm, lora: null } },
-    parameters: mergeLora(parameters),
+    parameters: merged,
   };
 }
 

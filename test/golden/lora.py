@@ -1,4 +1,4 @@
-"""An adapter that PEFT made of a small Llama, and what the model says with it. Writes lora/ beside itself.
+"""An adapter that PEFT made of a small Llama, what the model says with it, and its gradients. Writes lora/ beside itself.
 
     python3 -m venv VENV
     VENV/bin/pip install torch transformers==5.24.0 peft==0.21.2
@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from llama import fill, ids, small_llama
+from llama import fill, ids, small_llama, summed_loss
 
 here = pathlib.Path(__file__).parent / "lora"
 
@@ -31,11 +31,19 @@ def generate():
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.5 * fill(name, list(parameter.shape)))
-        logits = adapted(torch.tensor(ids)).logits
+    logits = adapted(torch.tensor(ids)).logits
+    loss = summed_loss(logits)
+    loss.backward()
+    gradients = {name: {"norm": float(parameter.grad.norm()), "every7": rounded(parameter.grad)}
+                 for name, parameter in adapted.named_parameters() if "lora_" in name}
     adapted.save_pretrained(here)
     (here / "README.md").unlink(missing_ok=True)
-    rounded = [float(f"{value:.7g}") for value in logits.flatten().tolist()[::7]]
-    (here / "logits.json").write_text(json.dumps({"ids": ids, "logits": rounded}) + "\n")
+    golden = {"ids": ids, "logits": rounded(logits), "loss": loss.item(), "gradients": gradients}
+    (here / "logits.json").write_text(json.dumps(golden) + "\n")
+
+
+def rounded(values):
+    return [float(f"{value:.7g}") for value in values.detach().flatten().tolist()[::7]]
 
 
 def check(folder):

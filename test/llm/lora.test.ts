@@ -21,6 +21,7 @@ import {
   mergeLora,
   unmergeLora,
 } from '../../src/llm/lora.ts';
+import { mergeError } from '../../src/llm/mergeError.ts';
 import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { loadTokenizer } from '../../src/llm/tokenizer.ts';
 import { saveLlm } from '../../src/llm/weights.ts';
@@ -30,6 +31,8 @@ import type { Value } from '../../src/tensor/program.ts';
 import { adapterScale, project } from '../../src/tensor/projection.ts';
 import { float32, int32 } from '../../src/tensor/tensor.ts';
 import { trace, withDropout } from '../../src/tensor/trace.ts';
+import { answerBatch, answerObjective } from '../../src/train/loss.ts';
+import { gradientProgram } from '../../src/train/step.ts';
 import { fill, filledParameters, smallLlama } from './formula.ts';
 
 const engine = onnxEngine();
@@ -42,6 +45,9 @@ afterAll(async () => {
 const golden = JSON.parse(readFileSync('test/golden/lora/logits.json', 'utf8')) as {
   readonly ids: number[][];
   readonly logits: number[];
+  readonly loss: number;
+  /** By PEFT's names. */
+  readonly gradients: Record<string, { readonly norm: number; readonly every7: number[] }>;
 };
 const base = filledParameters(smallLlama);
 const config: LoraConfig = { rank: 4, alpha: 8, dropout: 0, targets: ['*'], layers: null };
@@ -177,13 +183,20 @@ describe('merging', () => {
     }
   });
 
-  it('is undone by unmerging', () => {
+  it('is measured by the logits, and by nothing but rounding', async () => {
+    const pair = { config: smallLlama, feedForward: denseFeedForward, apart: adapted };
+    expect(await mergeError({ ...pair, merged: mergeLora(adapted) }, engine)).toBeLessThan(1e-5);
+    expect(await mergeError({ ...pair, merged: base }, engine)).toBeGreaterThan(1e-2);
+  });
+
+  it('is undone by unmerging', async () => {
     const back = unmergeLora(mergeLora(adapted), adapters);
     expect([...back.keys()].sort()).toEqual([...adapted.keys()].sort());
     for (const [name, { data }] of adapted)
       expect(largestDifference(back.get(name)?.data as Float32Array, data as Float32Array)).toBeLessThan(
         1e-6,
       );
+    expect(largestDifference(await logitsOf(back), await logitsOf(adapted))).toBeLessThan(1e-5);
   });
 
   it('leaves what it is given as it was', () => {
@@ -207,6 +220,47 @@ describe("an adapter's folder", () => {
     expect(lora.modules).toHaveLength(6);
     const every7 = (await logitsOf(new Map([...base, ...parameters]))).filter((_, at) => at % 7 === 0);
     expect(largestDifference(every7, golden.logits)).toBeLessThan(1e-4);
+  });
+
+  it('that PEFT wrote has the loss and the gradients that PyTorch computes', async () => {
+    const { lora, parameters } = await readAdapter('test/golden/lora', smallLlama);
+    const { ids } = golden;
+    const length = ids[0]?.length as number;
+    const shape = { rows: ids.length, textRows: length, targets: ids.length * (length - 1) };
+    const model = {
+      llm: smallLlama,
+      feedForward: denseFeedForward,
+      lora,
+      streams: [],
+      integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true } as const,
+      slot: 1,
+    };
+    const trainable = new Map([...parameters].filter(([name]) => name !== adapterScale));
+    const scale = [adapterScale, parameters.get(adapterScale) as ReturnType<typeof fill>] as const;
+    const program = gradientProgram({
+      objective: answerObjective(model, shape),
+      trainable,
+      frozen: new Map([...base, scale]),
+    });
+    const rows = ids.map((row, index) => ({
+      id: String(index),
+      ids: row,
+      clip: undefined,
+      targets: row.slice(1).map((id, position) => ({ position, id })),
+    }));
+    const outputs = await (await engine.compile(program)).run({
+      ...Object.fromEntries(trainable),
+      ...answerBatch(model, shape, rows).feeds,
+    });
+    expect(Number(plain(outputs, 'loss').data[0]) / golden.loss).toBeCloseTo(1, 5);
+    expect(Object.keys(golden.gradients)).toHaveLength(trainable.size);
+    for (const [name, { norm, every7 }] of Object.entries(golden.gradients)) {
+      const [, module, kind] = /^base_model\.model\.(.+)\.lora_(A|B)\./.exec(name) ?? [];
+      const own = Array.from(plain(outputs, `gradient.lora.${module}.${kind}`).data as Float32Array);
+      expect(Math.hypot(...own) / norm).toBeCloseTo(1, 4);
+      const found = own.filter((_, at) => at % 7 === 0);
+      expect(largestDifference(found, every7) / norm, name).toBeLessThan(1e-5);
+    }
   });
 
   it('is read as it was written', async () => {

@@ -172,7 +172,10 @@ describe('one folder', () => {
 
 describe('the LLM alone', () => {
   it('has the adapters merged: the logits of the run', async () => {
-    await exportLlm(run, out('merged'), lora('merge'));
+    const notes: string[] = [];
+    await exportLlm(run, out('merged'), { ...lora('merge'), note: (text) => notes.push(text) });
+    expect(notes).toHaveLength(1);
+    expect(notes[0]).toMatch(/^merged 28 adapters: logits change by [\d.]+e-[6-9] of the largest$/);
     expect((await readdir(out('merged'))).sort()).toEqual([
       'config.json',
       'generation_config.json',

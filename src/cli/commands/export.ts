@@ -1,5 +1,6 @@
 import { defineCommand } from 'citty';
 import { exportAudioLlm, exportLlm } from '../../train/export.ts';
+import { terminalWatch } from '../terminal/watch.ts';
 
 /** What writes each format. */
 const writers = { 'audio-llm': exportAudioLlm, hf: exportLlm } as const;
@@ -31,7 +32,8 @@ export const exportModel = defineCommand({
   async run({ args }) {
     const format = args.format as keyof typeof writers;
     const options = { lora: args.lora as 'merge' | 'keep', half: args.half === true };
-    await writers[format](args.model, args.out, options);
+    const { note } = terminalWatch(args.json === true);
+    await writers[format](args.model, args.out, { ...options, note });
     process.stdout.write(
       args.json ? `${JSON.stringify({ out: args.out, format, ...options }, null, 2)}\n` : `${args.out}\n`,
     );
