@@ -7,8 +7,8 @@
 import { random } from '../src/config/random.ts';
 import { plain } from '../src/engine/engine.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
+import { initialize } from '../src/llm/initialize.ts';
 import { streamParameters } from '../src/pal/audioLlm.ts';
-import { initialize } from '../src/pal/connectors.ts';
 import type { Stream } from '../src/pal/streams.ts';
 import { simplify } from '../src/tensor/passes.ts';
 import { countFlops } from '../src/tensor/print.ts';

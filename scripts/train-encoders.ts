@@ -18,7 +18,8 @@ import { soundClasses } from '../src/data/soundWorld/instruments.ts';
 import { drawPlan, drawScene, frameLabels, renderScene, type Scene } from '../src/data/soundWorld/scenes.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { programToOnnx } from '../src/engine/onnx/lower.ts';
-import { gelu, initialize, type ParameterSpec, sinusoids, standardize } from '../src/pal/connectors.ts';
+import { initialize, type ParameterSpec } from '../src/llm/initialize.ts';
+import { gelu, sinusoids, standardize } from '../src/pal/connectors.ts';
 import {
   add,
   concat,

@@ -108,6 +108,9 @@ export function checkArguments(name: string, given: readonly string[], declared:
     .slice(seen)
     .find(([, { required, default: own }]) => required !== false && own === undefined);
   if (missing !== undefined) throw fail(`${missing[0].toUpperCase()} is missing`);
+  const named = new Set(tokens.flatMap((token) => (token.kind === 'option' ? [token.name] : [])));
+  const absent = options.find(([name, { required }]) => required === true && !named.has(name));
+  if (absent !== undefined) throw fail(`--${absent[0]} is missing`);
 }
 
 /** Every value of an option that may be given more than once: `--set a=1 --set b=2`. */

@@ -25,6 +25,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',
     'palkit profile configs/prefix.yaml --stage 3 --json',
   ],
+  export: [
+    'palkit export runs/default --format audio-llm --out my-audio-llm',
+    'palkit export runs/lora --format hf --out my-llm',
+    'palkit export runs/lora --format hf --lora keep --half --out my-llm-and-adapter',
+  ],
   data: ['palkit data list', 'palkit data build sound-world'],
   'data list': ['palkit data list', 'palkit data list --json'],
   'data build': [

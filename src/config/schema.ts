@@ -33,6 +33,12 @@ function distinct<T>(what: string, keyOf: (item: T) => unknown) {
   };
 }
 
+const names = (what: string) =>
+  z
+    .array(word)
+    .min(1)
+    .superRefine(distinct(what, (item) => item));
+
 const engineSchema = z
   .discriminatedUnion('kind', [
     z
@@ -86,9 +92,33 @@ const feedForwardSchema = z
   .strictObject({ kind: z.enum(['dense']).default('dense').describe('Kind of feed-forward layer') })
   .prefault({});
 
+const loraSchema = z
+  .strictObject({
+    rank: positive.max(65_536).describe('Width of the narrow matrices'),
+    alpha: z.number().gt(0).max(1e6).describe('Their products are multiplied by alpha / rank'),
+    dropout: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0)
+      .describe("Probability with which an element of an adapter's input is dropped in training"),
+    targets: names('pattern').describe(
+      'The projections that have adapters: patterns on their names, or on how these end (q_proj, "*.mlp.*")',
+    ),
+    layers: z
+      .string()
+      .regex(/^\d{1,6}\.\.\d{1,6}$/, { error: 'expected the first and the last layer (0-based), as 2..5' })
+      .nullable()
+      .default(null)
+      .describe('The layers that have adapters, as 2..5; null: all'),
+  })
+  .nullable()
+  .default(null);
+
 const llmSchema = z.strictObject({
   from: word.describe('The LLM: a folder, a .safetensors file or a name on the Hugging Face hub'),
   ffn: feedForwardSchema.describe("The LLM's feed-forward layers"),
+  lora: loraSchema.describe('Low-rank adapters on the projections of the LLM; null: none'),
 });
 
 const placeholders = ['{question}', '{options}'];
@@ -241,12 +271,6 @@ const optimizerSchema = z
   ])
   .prefault({ kind: 'adamw' });
 
-const names = (what: string) =>
-  z
-    .array(word)
-    .min(1)
-    .superRefine(distinct(what, (item) => item));
-
 const stageDataSchema = z
   .strictObject({
     categories: names('category').optional().describe('Question categories of this stage; all when left out'),
@@ -263,7 +287,7 @@ const stageSchema = z
   .strictObject({
     name: slug.describe('Name of the stage'),
     trainable: names('pattern').describe(
-      'Glob patterns on parameter names; one that matches nothing is an error',
+      'Patterns on parameter names (*, ?, {4..7}); those with a ! take away; one that matches nothing is an error',
     ),
     data: stageDataSchema.describe('The questions of this stage'),
     steps: positive.max(100_000_000).describe('Optimizer steps'),

@@ -71,19 +71,32 @@ export async function writeFolderAtomic(path: string, fill: (aside: string) => P
   await flushFolder(dirname(target));
 }
 
+/** @throws OccupiedFolderError when the folder is there and holds anything, or is a file */
+export async function mustBeEmpty(folder: string): Promise<void> {
+  if ((await entriesOf(folder)).length === 0) return;
+  throw new OccupiedFolderError(
+    `${folder}: holds files already, so it is left as it is; choose another folder`,
+  );
+}
+
 /**
  * Whoever names a folder to build into may have named one with their own files.
  * @param marker a file that every earlier build holds
  * @throws OccupiedFolderError when the folder holds files and not the marker
  */
 export async function mustBeReplaceable(folder: string, marker: string): Promise<void> {
-  const inside = await readdir(folder).catch((error: NodeJS.ErrnoException): string[] => {
-    if (error.code === 'ENOENT') return [];
-    if (error.code === 'ENOTDIR') throw new OccupiedFolderError(`${folder}: is a file, not a folder`);
-    throw error;
-  });
+  const inside = await entriesOf(folder);
   if (inside.length === 0 || inside.includes(marker)) return;
   throw new OccupiedFolderError(
     `${folder}: holds other files and no ${marker}, so it is left as it is; choose another folder`,
   );
+}
+
+/** The names in a folder; none where there is no folder. */
+function entriesOf(folder: string): Promise<string[]> {
+  return readdir(folder).catch((error: NodeJS.ErrnoException): string[] => {
+    if (error.code === 'ENOENT') return [];
+    if (error.code === 'ENOTDIR') throw new OccupiedFolderError(`${folder}: is a file, not a folder`);
+    throw error;
+  });
 }

@@ -110,7 +110,8 @@ async function readConfig(folder: string): Promise<DecoderConfig> {
   return parseDecoderConfig(json, path);
 }
 
-function widen(name: string, tensor: Tensor, where: string): FloatTensor {
+/** A weight as float32. @throws ModelError for one that is no float of 16 or 32 bits */
+export function widen(name: string, tensor: Tensor, where: string): FloatTensor {
   const { dtype, shape } = tensor;
   if (dtype === 'float32') return tensor;
   if (dtype === 'float16') return { dtype: 'float32', shape, data: float32FromHalf(tensor.data) };

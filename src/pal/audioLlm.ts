@@ -15,19 +15,23 @@ import {
   type KeysValues,
   keysValuesOf,
 } from '../llm/decoder.ts';
+import type { ParameterSpec } from '../llm/initialize.ts';
+import type { Lora } from '../llm/lora.ts';
 import { rotaryAt } from '../llm/rotary.ts';
 import { add, concat, constant, filled, rmsNorm, slice } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';
-import { type ConnectedAudio, connect, connectorParameters, type ParameterSpec } from './connectors.ts';
+import { type ConnectedAudio, connect, connectorParameters } from './connectors.ts';
 import { biasOf, type LayerLayout, layoutOf, type Segment } from './layout.ts';
 import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
 export interface AudioLlm {
   readonly llm: DecoderConfig;
   readonly feedForward: FeedForward;
+  /** Low-rank adapters on the LLM's projections; none when left out. */
+  readonly lora?: Lora | undefined;
   readonly streams: readonly Stream[];
   readonly integration: IntegrationConfig;
   /** Text rows in front of the audio: the beginning-of-text token and the system prompt. */

@@ -3,8 +3,8 @@
  *
  * Shape suffixes: B batch, F encoder frames, E encoder width, A audio tokens, D LLM hidden width, M latents.
  */
-import type { Random } from '../config/random.ts';
 import { masked } from '../llm/decoder.ts';
+import type { ParameterSpec } from '../llm/initialize.ts';
 import {
   add,
   constant,
@@ -24,18 +24,9 @@ import {
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
-import { float32, type Shape, sizeOf, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';
 import { layersOf, type Stream } from './streams.ts';
-
-export type Initial = 'ones' | 'zeros' | 'normal';
-
-export interface ParameterSpec {
-  readonly shape: Shape;
-  readonly initial: Initial;
-  /** Standard deviation of a normal initial value. */
-  readonly deviation?: number;
-}
 
 /**
  * The connector's own parameters by name, with how they start. The trunk is shared; with `perLayer` every layer
@@ -78,24 +69,6 @@ export function connectorParameters(
     bias(projectionName(stream, layer), hiddenSize);
   }
   return specs;
-}
-
-/** Initial values; every parameter has a random stream of its own name, so variants share what they have in common. */
-export function initialize(
-  specs: ReadonlyMap<string, ParameterSpec>,
-  randomOf: (name: string) => Random,
-): Map<string, Tensor & { dtype: 'float32' }> {
-  return new Map(
-    [...specs].map(([name, { shape, initial, deviation = 1 }]) => {
-      const values = new Float32Array(sizeOf(shape));
-      if (initial === 'ones') values.fill(1);
-      if (initial === 'normal') {
-        const random = randomOf(name);
-        for (let at = 0; at < values.length; at++) values[at] = deviation * random.normal();
-      }
-      return [name, float32(shape, values)];
-    }),
-  );
 }
 
 /** Layers that are given audio tokens of their own; a single one, named by no layer, when all get the same. */

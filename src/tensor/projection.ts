@@ -1,13 +1,25 @@
-/** Named linear layers of a model, as `torch.nn.Linear` stores them. */
-import { linear } from './operations.ts';
+/** Named linear layers of a model, as `torch.nn.Linear` stores them, and low-rank adapters on them. */
+import { add, dropout, linear, multiply } from './operations.ts';
 import { type Parameters, parameter } from './parameters.ts';
 import type { Value } from './program.ts';
 
+/** What a layer's adapter is called: A [rank, inputs] and B [outputs, rank]. */
+export const adapterNames = (layer: string) => ({ a: `lora.${layer}.A`, b: `lora.${layer}.B` });
+
+/** A constant among the parameters, which nothing trains: what the products of all adapters are multiplied by. */
+export const adapterScale = 'lora.scale';
+
 /**
- * The linear layer `<name>`: `<name>.weight` [outputs, inputs] and, where the parameters hold one, `<name>.bias`.
+ * The linear layer `<name>`: `<name>.weight` [outputs, inputs] and, where the parameters hold one, `<name>.bias`; and
+ * where they hold an adapter of it, scale * B A dropout(x) beside it (LoRA, Hu et al. 2021, arXiv 2106.09685).
  * @param x [..., inputs]
  * @returns [..., outputs]
  */
 export function project(x: Value, parameters: Parameters, name: string): Value {
-  return linear(x, parameter(parameters, `${name}.weight`), parameters.get(`${name}.bias`));
+  const y = linear(x, parameter(parameters, `${name}.weight`), parameters.get(`${name}.bias`));
+  const names = adapterNames(name);
+  const a = parameters.get(names.a);
+  if (a === undefined) return y;
+  const narrow = multiply(linear(dropout(x, name), a), parameter(parameters, adapterScale));
+  return add(y, linear(narrow, parameter(parameters, names.b)));
 }

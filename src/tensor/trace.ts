@@ -11,16 +11,19 @@ import {
   type ValueType,
 } from './program.ts';
 import { type ShapeRule, shapeRules } from './shapes.ts';
-import { type DType, formatShape } from './tensor.ts';
+import { type DType, formatShape, type Shape } from './tensor.ts';
 
 interface Recorder {
   readonly nodes: Node[];
   readonly names: Map<string, number>;
   readonly values: Set<Value>;
+  readonly inputs: Map<string, Value>;
   readonly customGradients: Map<Value, CustomGradient>;
   scopes: string[];
   /** The type of matrix products, where it is not that of their operands. */
   compute: HalfType | undefined;
+  /** Whether values are dropped at random: in training alone. */
+  dropout: boolean;
 }
 
 /** How a gradient is computed where the primitives' rules would waste time or memory. */
@@ -43,7 +46,7 @@ function recording(): Recorder {
 
 /**
  * Records a program.
- * @param inputs name -> dtype and shape of what is fed at each run
+ * @param inputs name -> dtype and shape of what is fed at each run; masks of dropout are inputs beside them
  * @param model called once with a handle per input; returns the outputs by name
  * @throws ProgramError naming the value and primitive that does not fit
  */
@@ -56,23 +59,22 @@ export function trace<Names extends string>(
     nodes: [],
     names: new Map(),
     values: new Set(),
+    inputs: new Map(),
     customGradients: new Map(),
     scopes: [],
     compute: undefined,
+    dropout: false,
   };
   recorder = own;
   try {
     const handles = Object.fromEntries(
-      Object.entries<ValueType>(inputs).map(([name, type]) => [
-        name,
-        record('input', [], { name }, [type], name),
-      ]),
+      Object.entries<ValueType>(inputs).map(([name, type]) => [name, declare(name, type)]),
     );
     const named = Object.entries(model(handles as Record<Names, Value>));
     for (const [name, value] of named) {
       if (!own.values.has(value)) throw new ProgramError(`output "${name}" comes from another trace`);
     }
-    return { nodes: own.nodes, inputs: new Map(Object.entries(handles)), outputs: new Map(named) };
+    return { nodes: own.nodes, inputs: own.inputs, outputs: new Map(named) };
   } finally {
     recorder = outer;
   }
@@ -111,6 +113,40 @@ export function withPrecision<T>(precision: Precision, body: () => T): T {
   } finally {
     own.compute = outer;
   }
+}
+
+/** Runs `body` with dropout where the model has some. */
+export function withDropout<T>(body: () => T): T {
+  const own = recording();
+  const outer = own.dropout;
+  own.dropout = true;
+  try {
+    return body();
+  } finally {
+    own.dropout = outer;
+  }
+}
+
+/** What the names of masks begin with. */
+export const maskPrefix = 'dropout.';
+
+/**
+ * An input that says what is left of a value of this shape: zeros, and one over the share that is kept; undefined
+ * outside of `withDropout`. Values of the same name have masks of their own.
+ */
+export function dropoutMask(name: string, shape: Shape): Value | undefined {
+  const { dropout, inputs } = recording();
+  if (!dropout) return undefined;
+  const first = `${maskPrefix}${name}`;
+  let free = first;
+  for (let next = 2; inputs.has(free); next++) free = `${first}_${next}`;
+  return declare(free, { dtype: 'float32', shape });
+}
+
+function declare(name: string, type: ValueType): Value {
+  const value = record('input', [], { name }, [type], name);
+  recording().inputs.set(name, value);
+  return value;
 }
 
 /** The type in which a matrix product of such values is computed here. */

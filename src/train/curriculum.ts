@@ -13,7 +13,7 @@ import { collectGarbage } from './collectGarbage.ts';
 import { peakResidentMB, type StepMetrics } from './metrics.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
-import { describeShapes, drawWindow, pick, planStage, stageBatch, trainableByStage } from './stage.ts';
+import { describeShapes, drawWindow, pick, planStage, trainableByStage } from './stage.ts';
 import { NonFiniteError, type OptimizerState } from './step.ts';
 import { trainingState } from './trainingState.ts';
 
@@ -158,14 +158,14 @@ async function runStage(
     while (progress.stageStep < stage.steps && progress.step < (train.maxSteps ?? Number.POSITIVE_INFINITY)) {
       const began = performance.now();
       where = `step ${progress.step + 1}, stage "${stage.name}"`;
-      const drawn = drawWindow(plan, progress.drawn, train.accumulate);
-      const window = drawn.map((batch) => stageBatch(plan, model, batch));
+      const drawn = drawWindow(plan, model, progress.drawn, train.accumulate);
+      const window = drawn.map(({ batch }) => batch);
       const learningRate = learningRateAt(progress.stageStep, stage);
       const { loss, gradientNorm, scaling } = await state
         .step(window, learningRate)
         .catch((error: unknown) => {
           if (!(error instanceof NonFiniteError)) throw error;
-          const ids = drawn.flat().map((row) => row.id);
+          const ids = drawn.flatMap(({ rows }) => rows.map((row) => row.id));
           throw new NonFiniteError(`${where}: ${error.message}. Samples: ${ids.join(', ')}`);
         });
       const tokens = window.reduce((total, batch) => total + batch.tokens, 0);

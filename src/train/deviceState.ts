@@ -8,6 +8,7 @@ import { parameterInputs } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { float32, type Tensor, zeros } from '../tensor/tensor.ts';
 import { scope, trace } from '../tensor/trace.ts';
+import { withMasks } from './dropout.ts';
 import { nextLossScale, startingLossScale } from './lossScale.ts';
 import { type AdamWConfig, adamW, clipFactor, globalNorm } from './optimizer.ts';
 import {
@@ -122,7 +123,7 @@ function zeroProgram({ trainable }: StepOptions): Program {
  * @throws EngineError as `trainingState`
  */
 export async function deviceState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
-  const { engine, trainable, accumulate, optimizer } = options;
+  const { engine, trainable, accumulate, optimizer, dropout = 0 } = options;
   const names = [...trainable.keys()];
   const stateNames = names.flatMap((name) => [name, `first.${name}`, `second.${name}`]);
   const keepOnDevice = stateNames.map((name) => `next.${name}`);
@@ -132,16 +133,18 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     executables.push(executable);
     return executable;
   };
+  const forBatches = async (program: Program, kept: readonly string[]) =>
+    withMasks(await compile(program, kept), program, dropout);
   const fused =
     accumulate === 1
       ? await forEachSize(options, (objective) =>
-          compile(fusedProgram({ ...options, objective }), keepOnDevice),
+          forBatches(fusedProgram({ ...options, objective }), keepOnDevice),
         )
       : undefined;
   const accumulating = fused
     ? []
     : await forEachSize(options, (objective) =>
-        compile(
+        forBatches(
           gradientProgram({ ...options, objective }, { accumulates: true }),
           names.map((name) => `gradient.${name}`),
         ),
@@ -194,8 +197,9 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     let loss = 0;
     for (const batch of window) {
       const before = sums;
-      const outputs = await ofSize(accumulating, batch)
-        .run({ ...trained, ...before, ...scaleFeed, ...batch.feeds })
+      const { executable, feedsOf } = ofSize(accumulating, batch);
+      const outputs = await executable
+        .run({ ...trained, ...before, ...scaleFeed, ...feedsOf(batch) })
         .finally(() => {
           if (before !== zeroSums) dispose(Object.values(before));
         });
@@ -230,12 +234,8 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         scaling === undefined ? {} : { [lossScaleInput]: number(scaling.scale / supervised) };
       if (fused !== undefined) {
         const [batch] = window as readonly [Batch];
-        const outputs = await ofSize(fused, batch).run({
-          ...state,
-          ...scalars,
-          ...scaleFeed,
-          ...batch.feeds,
-        });
+        const { executable, feedsOf } = ofSize(fused, batch);
+        const outputs = await executable.run({ ...state, ...scalars, ...scaleFeed, ...feedsOf(batch) });
         return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
       }
       const { sums, loss } = await accumulateWindow(window, scaleFeed);

@@ -2,9 +2,10 @@
  * The step in the process's own memory: the engine computes the gradients, and a kernel updates parameters and
  * moments in place, so that there is one generation of each.
  */
-import { type Executable, plain } from '../engine/engine.ts';
+import { plain } from '../engine/engine.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type AdamWTensors, adamwMemory } from './adamwMemory.ts';
+import { type BatchExecutable, withMasks } from './dropout.ts';
 import { nextLossScale, startingLossScale } from './lossScale.ts';
 import {
   forEachSize,
@@ -25,7 +26,7 @@ import {
 export async function hostState(options: StepOptions, start?: OptimizerState): Promise<TrainingState> {
   const { trainable, optimizer, clipNorm } = options;
   const accumulates = options.accumulate > 1;
-  const executables = await compileGradients(options, accumulates);
+  const programs = await compileGradients(options, accumulates);
   const memory = adamwMemory(trainable);
   const all = (kind: keyof AdamWTensors, prefix = ''): [string, Tensor & { dtype: 'float32' }][] =>
     [...memory.tensors].map(([name, tensors]) => [`${prefix}${name}`, tensors[kind]]);
@@ -50,10 +51,8 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       let loss = 0;
       if (accumulates) for (const [, { data }] of gradients) data.fill(0);
       for (const batch of window) {
-        const outputs = await ofSize(executables, batch).run(
-          { ...feeds, ...scaleFeed, ...batch.feeds },
-          into,
-        );
+        const { executable, feedsOf } = ofSize(programs, batch);
+        const outputs = await executable.run({ ...feeds, ...scaleFeed, ...feedsOf(batch) }, into);
         loss += Number(plain(outputs, 'loss').data[0]) / supervised;
       }
       const began = performance.now();
@@ -76,14 +75,15 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       lossScale: scaling,
     }),
     async dispose() {
-      for (const executable of executables) await executable.dispose();
+      for (const { executable } of programs) await executable.dispose();
     },
   };
 }
 
 /** A function of its own: what it is given must not live on in the state's closures. */
-function compileGradients(options: StepOptions, accumulates: boolean): Promise<Executable[]> {
-  return forEachSize(options, (objective) =>
-    options.engine.compile(gradientProgram({ ...options, objective }, { accumulates })),
-  );
+function compileGradients(options: StepOptions, accumulates: boolean): Promise<BatchExecutable[]> {
+  return forEachSize(options, async (objective) => {
+    const program = gradientProgram({ ...options, objective }, { accumulates });
+    return withMasks(await options.engine.compile(program), program, options.dropout ?? 0);
+  });
 }

@@ -1,44 +1,110 @@
-/** A trained audio-LLM as one folder: the LLM as Hugging Face lays it out, the streams beside it. */
-import { readFile } from 'node:fs/promises';
+/**
+ * An audio-LLM as one folder: the LLM as Hugging Face lays it out, and beside it the streams, the adapters, the
+ * experiment it comes from, a model card, and, where they are asked for, the encoders.
+ */
+import { copyFile, mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { writeFileAtomic } from '../config/writeFile.ts';
+import { readEncoderManifest } from '../audio/encoder.ts';
+import { formatExperiment } from '../config/load.ts';
+import type { Experiment } from '../config/schema.ts';
+import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
+import { readAdapter, writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
+import { isAdapter } from '../llm/lora.ts';
 import { readSafetensors, writeSafetensors } from '../llm/safetensors.ts';
 import {
   checkKeys,
   type FloatTensor,
-  type LlmFrame,
   type LoadedLlm,
   loadLlm,
+  type SaveOptions,
   saveLlm,
 } from '../llm/weights.ts';
 import { type AudioLlm, streamParameters } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
+import { modelCard, resultsSchema, type TrainedModel } from './modelCard.ts';
 import { RunError } from './setup.ts';
+
+/** What tells that a folder is an audio-LLM, and what no other file of it says. */
+export const modelMarker = 'audio-llm.json';
+/** The experiment that a model comes from, resolved. */
+export const experimentFile = 'experiment.yaml';
+const resultsFile = 'evaluation.json';
 
 const schema = z.strictObject({
   version: z.literal(1),
   /** Frames per clip of each stream; longer clips do not fit. */
   frames: z.record(z.string(), z.int().min(1)),
+  /** Whether low-rank adapters stand beside the LLM, not merged into it. */
+  adapter: z.boolean().default(false),
 });
 
-/** Writes the folder `model` of a run. */
+export interface SaveModelOptions extends SaveOptions {
+  /** Copy the encoders in, so that the folder needs no other. */
+  readonly encoders?: boolean;
+}
+
+/** Writes the folder, whole or not at all. */
 export async function saveModel(
   folder: string,
-  model: AudioLlm,
-  llm: LlmFrame,
-  parameters: ParameterTensors,
+  trained: TrainedModel,
+  { encoders = false, half = false }: SaveModelOptions = {},
 ): Promise<void> {
+  const { experiment, model, llm, parameters } = trained;
   const ofLlm = parameterShapes(llm.config);
-  const own = (wanted: boolean) => new Map([...parameters].filter(([name]) => ofLlm.has(name) === wanted));
-  await saveLlm(folder, { config: llm.config, parameters: own(true), tokenizer: llm.tokenizer });
-  await writeSafetensors(join(folder, 'streams.safetensors'), own(false));
+  const those = (wanted: (name: string) => boolean) =>
+    new Map([...parameters].filter(([name]) => wanted(name)));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
-  await writeFileAtomic(
-    join(folder, 'audio-llm.json'),
-    `${JSON.stringify({ version: 1, frames }, null, 2)}\n`,
-  );
+  const description = { version: 1, frames, adapter: model.lora !== undefined };
+  await writeFolderAtomic(folder, async (aside) => {
+    const own = those((name) => ofLlm.has(name));
+    await saveLlm(aside, { config: llm.config, parameters: own, tokenizer: llm.tokenizer }, { half });
+    if (model.lora !== undefined)
+      await writeAdapter(join(aside, 'adapter'), model.lora, parameters, experiment.llm.from);
+    await writeSafetensors(
+      join(aside, 'streams.safetensors'),
+      those((name) => !ofLlm.has(name) && !isAdapter(name)),
+    );
+    if (encoders) await copyEncoders(experiment, aside);
+    await writeFileAtomic(join(aside, experimentFile), formatExperiment(experiment));
+    await saveResults(aside, trained);
+    await writeFileAtomic(join(aside, modelMarker), `${JSON.stringify(description, null, 2)}\n`);
+  });
+}
+
+/** Writes how a saved model did, and the card that tells of it. */
+export async function saveResults(folder: string, trained: TrainedModel): Promise<void> {
+  if (trained.results !== undefined) {
+    const text = `${JSON.stringify(trained.results, null, 2)}\n`;
+    await writeFileAtomic(join(folder, resultsFile), text);
+  }
+  await writeFileAtomic(join(folder, 'README.md'), modelCard(trained));
+}
+
+/** How a saved model did; undefined where nobody asked it. @throws RunError for a file that says something else */
+export async function readResults(folder: string): Promise<TrainedModel['results']> {
+  const path = join(folder, resultsFile);
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return undefined;
+  const parsed = resultsSchema.safeParse(parseJson(text));
+  if (!parsed.success) throw new RunError(`${path}: not the record of an evaluation`);
+  return parsed.data;
+}
+
+/** Where a model folder keeps an encoder: under the first stream that listens with it. */
+export function encoderFolder(folder: string, { streams }: Experiment, encoder: string): string {
+  return join(folder, 'encoders', streams.find((stream) => stream.encoder === encoder)?.name ?? '');
+}
+
+async function copyEncoders(experiment: Experiment, folder: string): Promise<void> {
+  for (const encoder of new Set(experiment.streams.map((stream) => stream.encoder))) {
+    const target = encoderFolder(folder, experiment, encoder);
+    const { manifest, folder: source } = await readEncoderManifest(encoder);
+    await mkdir(target, { recursive: true });
+    const files = ['encoder.yaml', ...(manifest.kind === 'features' ? [manifest.model] : [])];
+    for (const file of files) await copyFile(join(source, file), join(target, file));
+  }
 }
 
 /**
@@ -50,18 +116,41 @@ export async function loadModel(
   folder: string,
   assemble: (llm: LoadedLlm, frames: ReadonlyMap<string, number>) => AudioLlm,
 ): Promise<{ model: AudioLlm; llm: LoadedLlm; parameters: ParameterTensors }> {
-  const path = join(folder, 'audio-llm.json');
+  const path = join(folder, modelMarker);
   const text = await readFile(path, 'utf8').catch(() => {
     throw new RunError(
       `${path}: there is no trained model; \`palkit train\` writes it when the curriculum is done`,
     );
   });
-  const parsed = schema.safeParse(JSON.parse(text));
+  const parsed = schema.safeParse(parseJson(text));
   if (!parsed.success) throw new RunError(`${path}: not the description of an audio-LLM`);
+  const { frames, adapter } = parsed.data;
   const llm = await loadLlm(folder);
-  const model = assemble(llm, new Map(Object.entries(parsed.data.frames)));
+  const model = assemble(llm, new Map(Object.entries(frames)));
+  if (adapter !== (model.lora !== undefined)) {
+    const what = adapter ? 'has adapters beside the LLM' : 'has no adapters';
+    throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);
+  }
   const streams = await readSafetensors(join(folder, 'streams.safetensors'));
   const expected = new Map([...streamParameters(model)].map(([name, { shape }]) => [name, shape]));
   checkKeys(streams, expected, join(folder, 'streams.safetensors'));
-  return { model, llm, parameters: new Map([...llm.parameters, ...(streams as Map<string, FloatTensor>)]) };
+  const adapters = model.lora === undefined ? [] : await adaptersOf(join(folder, 'adapter'), model);
+  const parameters = new Map([...llm.parameters, ...(streams as Map<string, FloatTensor>), ...adapters]);
+  return { model, llm, parameters };
+}
+
+async function adaptersOf(folder: string, { llm, lora }: AudioLlm): Promise<Map<string, FloatTensor>> {
+  const read = await readAdapter(folder, llm);
+  const described = ({ rank, alpha, modules }: NonNullable<AudioLlm['lora']>) =>
+    JSON.stringify({ rank, alpha, modules });
+  if (lora !== undefined && described(read.lora) === described(lora)) return read.parameters;
+  throw new RunError(`${folder}: the adapters are not those that the experiment's llm.lora describes`);
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

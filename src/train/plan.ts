@@ -19,6 +19,7 @@ import type { Program } from '../tensor/program.ts';
 import { schedule } from '../tensor/schedule.ts';
 import { type Activations, activationsOf } from './activations.ts';
 import { updateProgram } from './deviceState.ts';
+import { maskBytes } from './dropout.ts';
 import { constantCopiesBytes, ownConstantsBytes } from './frozenWeights.ts';
 import { type MemoryTerm, memoryTerms } from './planMemory.ts';
 import { estimateStepMs, type PartWork, type ProgramWork, partsOf, type Rates } from './planTime.ts';
@@ -27,6 +28,7 @@ import { assemble, checkPrecision, initialParameters, loadExperimentLlm, RunErro
 import { bytesOfAll, describeShapes, planStage, type StagePlan, trainableByStage } from './stage.ts';
 import type { Objective } from './step.ts';
 import { stepProgram } from './trainingState.ts';
+import { type StageTrains, whatTrains } from './trains.ts';
 
 export interface PlannedStage {
   readonly stage: string;
@@ -70,6 +72,8 @@ export interface ExperimentPlan {
   /** Frames and width that each stream gets from its encoder. */
   readonly streams: readonly { readonly stream: string; readonly frames: number; readonly width: number }[];
   readonly stages: readonly PlannedStage[];
+  /** What the stages train, by groups of parameters. */
+  readonly trains: readonly StageTrains[];
 }
 
 interface SkippedSample {
@@ -115,6 +119,7 @@ export async function planExperiment(
     inPlace,
   };
   const trainable = trainableByStage(experiment, parameters.keys());
+  const trains = whatTrains(experiment, parameters);
   const stages = train.stages.flatMap((_, index): PlannedStage[] => {
     if (only !== undefined && index !== only) return [];
     const plan = planStage(sources, index, trainable[index] as Set<string>);
@@ -135,6 +140,7 @@ export async function planExperiment(
             copiesBytes: constantCopiesBytes(program),
             ownConstantsBytes: ownConstantsBytes(program, options.frozen.values()),
             activationBytes: activations[at]?.peakBytes ?? 0,
+            maskBytes: maskBytes(program),
           })),
         })
       : [];
@@ -147,7 +153,7 @@ export async function planExperiment(
         batchShapes:
           train.batchShapes > 1 ? describeShapes(batches, options.frozen, train.batchShapes) : null,
         parameters: {
-          all: (trainedBytes + frozenBytes) / 4,
+          all: trains[index]?.all.parameters ?? 0,
           trained: trainedBytes / 4,
           trainedBytes,
           frozenBytes,
@@ -180,6 +186,7 @@ export async function planExperiment(
     }),
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
     stages,
+    trains: trains.filter((_, index) => only === undefined || index === only),
   };
 }
 

@@ -13,6 +13,8 @@ export interface ProgramMemory {
   /** Of constants that are not the weights as loaded. */
   readonly ownConstantsBytes: number;
   readonly activationBytes: number;
+  /** Of dropout. */
+  readonly maskBytes: number;
 }
 
 export interface MemoryFacts {
@@ -48,6 +50,7 @@ export function memoryTerms(facts: MemoryFacts): MemoryTerm[] {
     { what: 'frozen weights, copies of ONNX Runtime', bytes: sum(({ copiesBytes }) => copiesBytes) },
     { what: 'trained parameters, gradients, two moments', bytes: 4 * trainedBytes },
     { what: 'activations', bytes: sum(({ activationBytes }) => activationBytes) },
+    { what: 'masks of dropout', bytes: sum((own) => own.maskBytes) },
     { what: "trained parameters, a copy at the stage's end", bytes: trainedBytes },
   ];
   return terms.filter(({ bytes }) => bytes > 0);

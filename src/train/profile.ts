@@ -7,7 +7,7 @@ import type { Program } from '../tensor/program.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { learningRateAt } from './schedule.ts';
 import { checkPrecision, encodeClips, loadEncoders, onnxOptions, RunError, type Watch } from './setup.ts';
-import { drawWindow, planStage, stageBatch, trainableByStage } from './stage.ts';
+import { drawWindow, planStage, trainableByStage } from './stage.ts';
 import { trainingState } from './trainingState.ts';
 
 export interface ProfileOptions {
@@ -103,9 +103,8 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     try {
       for (let step = 0; step < warmUps + steps; step++) {
         const began = performance.now();
-        const window = drawWindow(plan, step * train.accumulate, train.accumulate).map((batch) =>
-          stageBatch(plan, model, batch),
-        );
+        const drawn = drawWindow(plan, model, step * train.accumulate, train.accumulate);
+        const window = drawn.map(({ batch }) => batch);
         const { updateMs } = await state.step(window, learningRateAt(step, stage));
         wallMs.push(performance.now() - began);
         updatesMs.push(updateMs);

@@ -16,16 +16,19 @@ import { evaluateModel } from './evaluateRun.ts';
 import { withCheckpoint } from './failure.ts';
 import { markRunning } from './lastRun.ts';
 import { openMetrics, peakResidentMB } from './metrics.ts';
-import { saveModel } from './modelFolder.ts';
+import { saveModel, saveResults } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
+import { type StageTrains, whatTrains } from './trains.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
   /** Continue from the newest checkpoint in the run's folder, where there is one. */
   readonly resume: boolean;
   readonly evaluate: boolean;
+  /** Told what every stage trains, before anything does. */
+  readonly announce?: (stages: readonly StageTrains[]) => void;
   /** Asked after every step; true saves and stops. */
   readonly interrupted?: () => boolean;
   /** The one that the configuration names when left out. Whoever gives one ends it. */
@@ -81,6 +84,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
     );
     for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
     const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
+    options.announce?.(whatTrains(experiment, parameters));
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {
@@ -111,7 +115,8 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       .finally(metrics.close);
     watch.note(`training has held ${peakResidentMB()} MB at most`);
     if (!result.finished) return { record: null, finished: false, steps: result.steps };
-    await saveModel(join(dir, 'model'), model, llm, result.parameters);
+    const trained = { experiment, model, llm, parameters: result.parameters };
+    await saveModel(join(dir, 'model'), trained);
     if (!options.evaluate) return { record: null, finished: true, steps: result.steps };
     const record = await evaluateModel(experiment, {
       engine,
@@ -124,6 +129,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       encoded: { clips, skipped },
       watch,
     }).catch(rethrow);
+    await saveResults(join(dir, 'model'), { ...trained, results: record });
     return { record, finished: true, steps: result.steps };
   } finally {
     for (const encoder of encoders.values()) await encoder.dispose();

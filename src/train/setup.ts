@@ -13,12 +13,14 @@ import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
+import { initialize, type ParameterSpec } from '../llm/initialize.ts';
+import { loraOf, loraParameters, loraScale } from '../llm/lora.ts';
 import { type LlmFrame, type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
-import { initialize } from '../pal/connectors.ts';
 import { frontIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
+import { adapterScale } from '../tensor/projection.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
 /** How a long-running command tells what it does. */
@@ -178,6 +180,7 @@ export function assemble(
   return {
     llm: llm.config,
     feedForward: feedForwardOf(experiment.llm.ffn),
+    lora: experiment.llm.lora === null ? undefined : loraOf(llm.config, experiment.llm.lora),
     streams: experiment.streams.map((stream) => ({
       ...stream,
       frames: frames.get(stream.name) ?? 1,
@@ -188,47 +191,24 @@ export function assemble(
   };
 }
 
-/** Initial parameters: the LLM's, and new ones for the streams that only the seed and their names decide. */
+/** Initial parameters: the LLM's, and new ones for streams and adapters that only the seed and their names decide. */
 export function initialParameters(
   model: AudioLlm,
   llm: ParameterTensors,
   seed: number,
 ): Map<string, Feature> {
-  const all = new Map<string, Feature>([
-    ...llm,
-    ...initialize(streamParameters(model), (name) => random(seed, 'initial', name)),
-  ]);
+  const begin = (specs: ReadonlyMap<string, ParameterSpec>) =>
+    initialize(specs, (name) => random(seed, 'initial', name));
+  const all = new Map<string, Feature>([...llm, ...begin(streamParameters(model))]);
+  if (model.lora !== undefined) {
+    for (const [name, tensor] of begin(loraParameters(model.llm, model.lora))) all.set(name, tensor);
+    all.set(adapterScale, loraScale(model.lora));
+  }
   for (const [name, source] of copiedParameters(model)) {
     const copied = llm.get(source) as Feature;
     all.set(name, { ...copied, data: copied.data.slice() });
   }
   return all;
-}
-
-/**
- * The parameters that glob patterns choose.
- * @throws RunError for a pattern that matches nothing
- */
-export function selectParameters(
-  patterns: readonly string[],
-  names: Iterable<string>,
-  where: string,
-): Set<string> {
-  const all = [...names];
-  const chosen = new Set<string>();
-  for (const pattern of patterns) {
-    const escaped = pattern
-      .replace(/[.+^${}()|[\]\\]/g, '\\$&')
-      .replaceAll('*', '.*')
-      .replaceAll('?', '.');
-    const matches = all.filter((name) => new RegExp(`^${escaped}$`).test(name));
-    if (matches.length === 0) {
-      const roots = [...new Set(all.map((name) => name.split('.').slice(0, 2).join('.')))].slice(0, 12);
-      throw new RunError(`${where}: "${pattern}" matches no parameter; they begin with ${roots.join(', ')}`);
-    }
-    for (const name of matches) chosen.add(name);
-  }
-  return chosen;
 }
 
 /** A hash of what decides a run's numbers; a checkpoint of another configuration is not resumed. */

@@ -1,11 +1,17 @@
 /** What a stage of the curriculum trains: on which questions, in which shapes, which parameters. */
+
+import { ConfigError } from '../config/configError.ts';
+import { selectNames } from '../config/patterns.ts';
+import { type Random, random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
+import { isAdapter } from '../llm/lora.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
 import { answerIds, promptIds } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
+import { adapterScale } from '../tensor/projection.ts';
 import {
   affordableShapes,
   type BatchShapes,
@@ -19,7 +25,7 @@ import { copiesPerProgram } from './frozenWeights.ts';
 import { answerBatch, answerObjective } from './loss.ts';
 import { type DataOrder, dataOrder } from './order.ts';
 import { chooseRecomputation, type Recomputation } from './recomputation.ts';
-import { RunError, selectParameters } from './setup.ts';
+import { RunError } from './setup.ts';
 import type { Batch, Objective, StepOptions } from './step.ts';
 import { stepProgram } from './trainingState.ts';
 
@@ -59,12 +65,18 @@ export function trainingRow(
   return { id: example.id, ids, clip, targets };
 }
 
-/** Every parameter that some stage trains, by stage. @throws RunError for a pattern that matches nothing */
+/**
+ * Every parameter that some stage trains, by stage.
+ * @throws ConfigError for a pattern that matches nothing, and for adapters that never learn
+ */
 export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
-  const all = [...names];
-  return train.stages.map((stage) =>
-    selectParameters(stage.trainable, all, `train.stages "${stage.name}".trainable`),
+  const all = [...names].filter((name) => name !== adapterScale);
+  const stages = train.stages.map(({ name, trainable }) =>
+    selectNames(trainable, all, { where: `train.stages "${name}".trainable`, what: 'parameter' }),
   );
+  if (all.some(isAdapter) && !stages.some((chosen) => [...chosen].some(isAdapter)))
+    throw new ConfigError('llm.lora has no effect: no stage trains "lora.*", and adapters begin as nothing');
+  return stages;
 }
 
 /** What a stage is planned from. */
@@ -87,6 +99,8 @@ export interface StagePlan {
   readonly order: DataOrder;
   /** What micro-batches are padded to. */
   readonly batches: BatchShapes;
+  /** Random numbers of a micro-batch, counted from the stage's beginning, by what they are for. */
+  readonly randomOf: (number: number) => (name: string) => Random;
   /** What the stage's step is compiled from. */
   readonly options: Omit<StepOptions, 'engine'>;
   /** Which layers compute their activations again, where some are asked for. */
@@ -122,6 +136,8 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     paddingCost(model.llm),
     affordableShapes(train.batchShapes, bytesOfAll(frozen)),
   );
+  // An adapter that does not learn here needs no noise.
+  const adapts = [...names].some(isAdapter);
   const [objective, ...otherSizes] = batches.shapes.map((shape) => answerObjective(model, shape));
   const options = {
     objective: objective as Objective,
@@ -131,6 +147,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     optimizer: train.optimizer,
     clipNorm: train.clipNorm,
     precision: train.precision,
+    dropout: adapts ? (model.lora?.dropout ?? 0) : 0,
     accumulate: train.accumulate,
   };
   // By the largest of the shapes, which takes most memory.
@@ -143,6 +160,7 @@ export function planStage(sources: StageSources, index: number, names: ReadonlyS
     rows,
     order,
     batches,
+    randomOf: (number) => (name) => random(seed, 'dropout', stage.name, number, name),
     options: { ...options, recompute: recomputation?.layers ?? [] },
     recomputation,
   };
@@ -177,28 +195,28 @@ export function describeShapes(
   return `micro-batches in ${shapes.length} of ${most} shapes (${sizes.join('; ')}): ${(100 * saved).toFixed(1)} % of the text's arithmetic saved; ${reason}`;
 }
 
-/** A micro-batch in the cheapest of the stage's shapes. */
-export function stageBatch(
-  { batches }: Pick<StagePlan, 'batches'>,
-  model: AudioLlm,
-  rows: readonly Row[],
-): Batch {
-  const size = shapeFor(batches, rows, paddingCost(model.llm));
-  return answerBatch(model, batches.shapes[size] as BatchShape, rows, size);
+/** A micro-batch of a stage: its rows, and what its step is fed. */
+export interface DrawnBatch {
+  readonly rows: readonly Row[];
+  readonly batch: Batch;
 }
 
 /**
- * The rows of an optimizer step's micro-batches.
+ * The micro-batches of an optimizer step, each in the cheapest of the stage's shapes.
  * @param first how many micro-batches were drawn before
  */
 export function drawWindow(
-  { rows, order }: Pick<StagePlan, 'rows' | 'order'>,
+  { rows: all, order, batches, randomOf }: Pick<StagePlan, 'rows' | 'order' | 'batches' | 'randomOf'>,
+  model: AudioLlm,
   first: number,
   accumulate: number,
-): Row[][] {
-  return Array.from({ length: accumulate }, (_, micro) =>
-    order.batch(first + micro).map((at) => rows[at] as Row),
-  );
+): DrawnBatch[] {
+  return Array.from({ length: accumulate }, (_, micro) => {
+    const rows = order.batch(first + micro).map((at) => all[at] as Row);
+    const size = shapeFor(batches, rows, paddingCost(model.llm));
+    const batch = answerBatch(model, batches.shapes[size] as BatchShape, rows, size);
+    return { rows, batch: { ...batch, random: randomOf(first + micro) } };
+  });
 }
 
 /** The parameters with these names. */

@@ -1,4 +1,5 @@
 /** The training step: its contract, and the tensor program of the loss and its gradients. */
+import type { Random } from '../config/random.ts';
 import type { Engine } from '../engine/engine.ts';
 import { gradients } from '../tensor/gradients.ts';
 import { add, divide } from '../tensor/operations.ts';
@@ -7,7 +8,7 @@ import type { Precision } from '../tensor/precision.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { recomputableRegions, recompute } from '../tensor/recompute.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { trace, withPrecision } from '../tensor/trace.ts';
+import { trace, withDropout, withPrecision } from '../tensor/trace.ts';
 import { type LossScale, needsLossScale, smallestLossScale } from './lossScale.ts';
 import type { AdamWConfig } from './optimizer.ts';
 
@@ -18,6 +19,8 @@ export interface Batch {
   readonly supervisedTokens: number;
   /** Real text tokens and audio tokens that the LLM takes in. */
   readonly tokens: number;
+  /** Random numbers of this micro-batch by what they are for; needed where the step has dropout. */
+  readonly random?: ((name: string) => Random) | undefined;
   /** The size that it has: 0 or left out for the step's objective, from 1 for its `otherSizes`. */
   readonly size?: number;
 }
@@ -44,6 +47,8 @@ export interface StepOptions {
   readonly clipNorm: number | null;
   /** Of matrix products, forward and backward; float32 when left out. Parameters, moments and loss are float32. */
   readonly precision?: Precision;
+  /** Probability with which adapters drop elements of their input; none when left out. */
+  readonly dropout?: number;
   /** Micro-batches per step. */
   readonly accumulate: number;
   /** Layers whose activations the backward pass computes again; none when left out. */
@@ -71,7 +76,7 @@ export function ofSize<T>(made: readonly T[], { size = 0 }: Pick<Batch, 'size'>)
 /** What a loss is differentiated for. */
 export type Differentiated = Pick<
   StepOptions,
-  'objective' | 'trainable' | 'frozen' | 'precision' | 'recompute'
+  'objective' | 'trainable' | 'frozen' | 'precision' | 'dropout' | 'recompute'
 >;
 
 /** What the loss is multiplied by before it is differentiated; fed where the precision takes a loss scale. */
@@ -109,7 +114,7 @@ export function gradientProgram(
 
 /** The loss, and its gradient for every trained parameter. */
 export function lossAndGradients(
-  { objective, trainable, frozen: fixed, precision = 'float32' }: Differentiated,
+  { objective, trainable, frozen: fixed, precision = 'float32', dropout = 0 }: Differentiated,
   inputs: Readonly<Record<string, Value>>,
 ): { loss: Value; gradients: Map<string, Value> } {
   const names = [...trainable.keys()];
@@ -120,7 +125,8 @@ export function lossAndGradients(
   ]);
   const scale = inputs[lossScaleInput];
   const { scaled, parts } = withPrecision(precision, () => {
-    const summed = objective.summedLoss(parameters, inputs, scale);
+    const forward = () => objective.summedLoss(parameters, inputs, scale);
+    const summed = dropout === 0 ? forward() : withDropout(forward);
     return { scaled: summed, parts: gradients(summed, own) };
   });
   const loss = scale === undefined ? scaled : divide(scaled, scale);

@@ -61,6 +61,7 @@ describe('wrong usage ends with 2 and says what was meant', () => {
     ],
     ['an argument too many', ['data', 'list', 'all'], 'palkit data list: "all" is one argument too many'],
     ['a missing argument', ['data', 'build'], 'palkit data build: NAME is missing'],
+    ['a missing option', ['export', 'runs/default', '--format', 'hf'], 'palkit export: --out is missing'],
     ['a missing value', ['data', 'build', 'sound-world', '--dir'], 'palkit data build: --dir needs a value'],
     ['a value too many', ['data', 'list', '--json=yes'], 'palkit data list: --json takes no value'],
     ['an option before the command', ['--json', 'data', 'list'], 'palkit: --json stands before the command'],

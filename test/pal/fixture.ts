@@ -3,8 +3,8 @@ import { random } from '../../src/config/random.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { plainLlama } from '../../src/llm/families.ts';
+import { initialize } from '../../src/llm/initialize.ts';
 import { type AudioLlm, audioInputNames, streamParameters } from '../../src/pal/audioLlm.ts';
-import { initialize } from '../../src/pal/connectors.ts';
 import type { AttentionOnlyIntegration, IntegrationConfig, Stream } from '../../src/pal/streams.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 

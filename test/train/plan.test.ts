@@ -158,6 +158,7 @@ describe('the plan of an experiment', () => {
     const column = lines.find((line) => line.startsWith('closed'))?.split(/\s{2,}/);
     expect(column).toHaveLength(12);
     expect(lines.some((line) => line.startsWith('layers.*.feedForward'))).toBe(true);
+    expect(lines.filter((line) => line.includes('all that trains'))).toHaveLength(1);
     expect(lines.some((line) => line.startsWith('activations'))).toBe(true);
     expect(lines.at(-1)).toContain('GFLOP/s a thread');
   });

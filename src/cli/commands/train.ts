@@ -4,6 +4,7 @@ import { runTraining } from '../../train/run.ts';
 import { experimentOptions, experimentOverrides } from '../experimentOptions.ts';
 import { exitCodes, UsageError } from '../run.ts';
 import { formatRecord } from '../terminal/record.ts';
+import { formatTrains } from '../terminal/trains.ts';
 import { terminalWatch } from '../terminal/watch.ts';
 
 export const train = defineCommand({
@@ -43,6 +44,7 @@ export const train = defineCommand({
         watch,
         resume: args.resume === 'auto',
         evaluate: args.eval,
+        announce: (stages) => watch.note(formatTrains(stages)),
         interrupted: interrupt.asked,
       });
       if (!finished) {

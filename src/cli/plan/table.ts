@@ -1,13 +1,14 @@
 /** A plan as tables for the terminal. */
 import type { ExperimentPlan, PlannedStage } from '../../train/plan.ts';
 import { formatTable } from '../terminal/table.ts';
+import { formatTrains } from '../terminal/trains.ts';
 
 const rounded = (value: number, digits: number) => Number(value.toFixed(digits));
 const megabytes = (bytes: number) => rounded(bytes / 1e6, 1);
 
 /** The streams, then each stage: parameters, memory and work. */
 export function formatPlan(plan: ExperimentPlan): string {
-  const { experiment, engine, rates, notes, skipped, streams, stages } = plan;
+  const { experiment, engine, rates, notes, skipped, streams, stages, trains } = plan;
   const stated =
     rates === null
       ? 'No rates are known for this engine, so no time is told; --gflops-per-thread and --gb-per-second give them.'
@@ -40,6 +41,8 @@ export function formatPlan(plan: ExperimentPlan): string {
       ],
       stages.map(summaryRow),
     ),
+    '',
+    formatTrains(trains),
     ...stages.flatMap((stage) => ['', ...formatStage(stage)]),
     '',
     stated,
