@@ -15,7 +15,7 @@ export interface SpecialSpelling {
   /** The text with special tokens as everybody spells them. */
   fromUnique(text: string): string;
   /** Marks every spelling of a special token in a text; lone surrogates in it become U+FFFD. */
-  escape(text: string): string;
+  escapeSpecial(text: string): string;
 }
 
 /** @param special the special tokens by id, as everybody spells them */
@@ -39,6 +39,6 @@ export function specialSpelling(special: ReadonlyMap<number, string>): SpecialSp
       text.replace(spelled, (content) => uniqueOf(idOf.get(content) as number)).replace(escapes, ''),
     fromUnique: (text) =>
       text.replace(new RegExp(`${uniqueMark}(\\d+);`, 'gu'), (_, id) => special.get(Number(id)) as string),
-    escape: (text) => text.replace(/\p{Surrogate}/gu, '\ufffd').replace(beginsOne, escapeMark),
+    escapeSpecial: (text) => text.replace(/\p{Surrogate}/gu, '\ufffd').replace(beginsOne, escapeMark),
   };
 }

@@ -22,7 +22,7 @@ export interface Tokenizer {
    */
   encode(text: string): number[];
   /** A text that `encode` takes as text alone: the spelling of a special token in it stays a spelling. */
-  escape(text: string): string;
+  escapeSpecial(text: string): string;
   /**
    * Text of token ids, without special tokens unless asked for. Bytes that are not (yet) UTF-8 come out as U+FFFD.
    * @throws ModelError for an id that no token has.
@@ -164,7 +164,7 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
   const bosTokenId = specialId('bos_token');
   return {
     encode,
-    escape: spelling.escape,
+    escapeSpecial: spelling.escapeSpecial,
     decode,
     tokenId: (token) => idOf.get(token),
     size: 1 + [...idOf.values()].reduce((largest, tokenId) => Math.max(largest, tokenId), 0),

@@ -5,9 +5,10 @@ import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import { scoreChoices } from '../eval/choice.ts';
 import { generate } from '../pal/generate.ts';
-import { answerIds, promptIds } from '../pal/prompt.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import { loadModel } from './modelFolder.ts';
-import { assemble, loadEncoders, makeEngine } from './setup.ts';
+import { assemble, loadEncoders, makeEngine, RunError } from './setup.ts';
+import { textLimit } from './textLength.ts';
 
 export interface AskResult {
   readonly question: string;
@@ -38,12 +39,19 @@ export async function askClip(
     );
     const clip = new Map(await Promise.all(heard));
     const { tokenizer } = llm;
-    const prompt = promptIds(experiment.prompt, tokenizer, llm.config.bosTokenId, { question, options });
+    const format = promptFormat(experiment.prompt, llm);
+    const promptIds = format.promptIds({ question, options });
+    const limit = textLimit(experiment, model);
+    if (promptIds.length > limit) {
+      throw new RunError(
+        `the question has ${promptIds.length} text tokens, the model takes at most ${limit}`,
+      );
+    }
     if (options !== undefined) {
       const item = {
         id: clipPath,
-        promptIds: prompt.ids,
-        options: options.map((option) => answerIds(tokenizer, option)),
+        promptIds,
+        options: options.map((option) => format.answerIds(option)),
         clip,
       };
       const [scores = []] = await scoreChoices([item], { engine, model, parameters, batchSize: 8 });
@@ -60,7 +68,7 @@ export async function askClip(
       engine,
       model,
       parameters,
-      rows: [{ id: clipPath, ids: prompt.ids, clip }],
+      rows: [{ id: clipPath, ids: promptIds, clip }],
       maxNewTokens,
       decoding:
         decoding === 'greedy'

@@ -32,7 +32,7 @@ export async function saveModel(
 ): Promise<void> {
   const ofLlm = parameterShapes(llm.config);
   const own = (wanted: boolean) => new Map([...parameters].filter(([name]) => ofLlm.has(name) === wanted));
-  await saveLlm(folder, { config: llm.config, parameters: own(true), tokenizer: llm.tokenizer });
+  await saveLlm(folder, { ...llm, parameters: own(true) });
   await writeSafetensors(join(folder, 'streams.safetensors'), own(false));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
   await writeFileAtomic(

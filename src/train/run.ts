@@ -79,8 +79,16 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       options.evaluate ? [...trainingExamples, ...evaluationExamples] : trainingExamples,
       watch,
     );
-    for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
-    const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
+    const { usable, tooLong, format, llm, model, parameters } = await buildModel(
+      experiment,
+      encoders,
+      trainingExamples,
+      clips,
+    );
+    const leftOut = [...skipped, ...tooLong];
+    for (const { id, reason } of leftOut) watch.note(`left out "${id}": ${reason}`);
+    if (leftOut.length > 0) watch.note(`${leftOut.length} questions are left out; skipped.json lists them`);
+    await writeFileAtomic(join(dir, 'skipped.json'), `${JSON.stringify(leftOut, null, 2)}\n`);
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {
@@ -95,9 +103,9 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       experiment,
       engine,
       model,
-      tokenizer: llm.tokenizer,
+      format,
       parameters,
-      examples: heard,
+      examples: usable,
       clips,
       checkpoint,
       save: async (state) => {
@@ -119,6 +127,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       model,
       parameters: result.parameters,
       tokenizer: llm.tokenizer,
+      format,
       examples: evaluationExamples,
       trainingExamples,
       encoded: { clips, skipped },
