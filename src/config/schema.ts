@@ -126,8 +126,10 @@ const promptSchema = z
       .record(word, z.union([z.string(), z.number(), z.boolean(), z.null()]))
       .default({})
       .describe('What the chat template is told beside the messages: { enable_thinking: false }'),
-    date: z.iso
-      .date()
+    date: word
+      .refine((day) => /^\d{4}-\d{2}-\d{2}$/.test(day) && !Number.isNaN(Date.parse(day)), {
+        error: 'expected a day, YYYY-MM-DD',
+      })
       .default(toldDate)
       .describe(
         'The day that a chat template is told when it asks for today; always the same, so that runs repeat',

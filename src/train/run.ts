@@ -20,6 +20,7 @@ import { saveModel } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
+import { fitting } from './textLength.ts';
 
 export interface RunOptions {
   readonly watch: Watch;
@@ -85,7 +86,9 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       trainingExamples,
       clips,
     );
-    const leftOut = [...skipped, ...tooLong];
+    // What evaluation would stop at is told before anything is trained.
+    const asked = options.evaluate ? evaluationExamples.filter(({ audio }) => clips.has(audio)) : [];
+    const leftOut = [...skipped, ...tooLong, ...fitting(experiment, model, format, asked).tooLong];
     for (const { id, reason } of leftOut) watch.note(`left out "${id}": ${reason}`);
     if (leftOut.length > 0) watch.note(`${leftOut.length} questions are left out; skipped.json lists them`);
     await writeFileAtomic(join(dir, 'skipped.json'), `${JSON.stringify(leftOut, null, 2)}\n`);
