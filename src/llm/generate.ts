@@ -8,7 +8,18 @@
 import type { Random } from '../config/random.ts';
 import { type DeviceTensor, type Engine, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
 import type { FeedForward } from '../ffn/feedForward.ts';
-import { add, cast, constant, equal, filled, less, pad, reshape, where } from '../tensor/operations.ts';
+import {
+  add,
+  cast,
+  constant,
+  expand,
+  filled,
+  less,
+  pad,
+  reshape,
+  scatterElements,
+  where,
+} from '../tensor/operations.ts';
 import { frozen } from '../tensor/parameters.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { int32, type Tensor } from '../tensor/tensor.ts';
@@ -21,8 +32,14 @@ export interface CacheLayout {
   readonly batch: number;
   /** Text tokens that fit: the prompt and what is generated. */
   readonly textSlots: number;
-  /** Per layer: rows of context, and how far text positions are moved behind them. */
-  readonly layers: readonly { readonly contextRows: number; readonly textOffset: number }[];
+  /** Text tokens in front of the context: the others' positions are moved behind it. */
+  readonly slot: number;
+  readonly layers: readonly {
+    /** The position of each context row; null: it has none, and no window hides it. */
+    readonly context: readonly (number | null)[];
+    /** How far text positions are moved. */
+    readonly textOffset: number;
+  }[];
 }
 
 export const cacheNames = (layer: number) => ({
@@ -37,14 +54,15 @@ export function cacheTypes(
   { batch, textSlots, layers }: CacheLayout,
 ): Record<string, ValueType> {
   return Object.fromEntries(
-    layers.flatMap(({ contextRows }, layer): [string, ValueType][] => {
+    layers.flatMap(({ context }, layer): [string, ValueType][] => {
       const names = cacheNames(layer);
-      const shape = [batch, config.keyValueHeads, contextRows + textSlots, config.headWidth];
+      const shape = [batch, config.keyValueHeads, context.length + textSlots, config.headWidth];
       const cache: [string, ValueType][] = [
         [names.keys, { dtype: 'float32', shape }],
         [names.values, { dtype: 'float32', shape }],
       ];
-      if (contextRows > 0) cache.push([names.bias, { dtype: 'float32', shape: [batch, 1, 1, contextRows] }]);
+      if (context.length > 0)
+        cache.push([names.bias, { dtype: 'float32', shape: [batch, 1, 1, context.length] }]);
       return cache;
     }),
   );
@@ -52,7 +70,7 @@ export function cacheTypes(
 
 /**
  * One step for every sequence: takes the newest token and the slot it stands in, writes its keys and values into
- * the cache, and gives the logits of the next token.
+ * the cache, and gives the logits of the next token. Engines that compute in place write over the cache that is fed.
  */
 export function stepProgram(
   config: DecoderConfig,
@@ -70,24 +88,24 @@ export function stepProgram(
   return trace<string>(types, (inputs) => {
     const weights = frozen(parameters);
     const outputs: Record<string, Value> = {};
+    const slotB111 = reshape(inputs.slot as Value, [batch, 1, 1, 1]);
     let hiddenBTD = embed(weights, reshape(inputs.token as Value, [batch, 1]));
-    for (const [layer, { contextRows, textOffset }] of layers.entries()) {
+    for (const [layer, { context, textOffset }] of layers.entries()) {
       const names = cacheNames(layer);
-      const rows = contextRows + textSlots;
-      const row = reshape(add(inputs.slot as Value, contextRows), [batch, 1, 1, 1]);
-      const index = [...Array(rows).keys()];
-      const isHere = equal(constant(int32([1, 1, rows, 1], index)), row);
-      const isPast = less(constant(int32([1, 1, 1, rows], index)), add(row, 1));
-      const causal = where(isPast, filled('float32', [1, 1, 1, rows], 0), masked);
+      const row = add(slotB111, context.length);
+      const written = expand(row, [batch, config.keyValueHeads, 1, config.headWidth]);
+      const write = (cache: string, own: Value) => scatterElements(inputs[cache] as Value, written, own, 2);
+      const positionB111 = add(slotB111, textOffset);
+      const visible = visibleBias(row, positionB111, keyPositions(layout, layer), config.windows[layer]);
       const bias =
-        contextRows === 0 ? causal : add(causal, pad(inputs[names.bias] as Value, -1, 0, textSlots));
+        context.length === 0 ? visible : add(visible, pad(inputs[names.bias] as Value, -1, 0, textSlots));
       const result = decoderLayer(config, weights, layer, hiddenBTD, {
-        rotary: rotaryFor(config, add(inputs.slot as Value, textOffset), furthest),
+        rotary: rotaryFor(config, reshape(positionB111, [batch, 1]), furthest),
         bias,
         feedForward,
         attendTo: (own) => ({
-          keysBKSH: where(isHere, own.keysBKSH, inputs[names.keys] as Value),
-          valuesBKSH: where(isHere, own.valuesBKSH, inputs[names.values] as Value),
+          keysBKSH: write(names.keys, own.keysBKSH),
+          valuesBKSH: write(names.values, own.valuesBKSH),
         }),
       });
       hiddenBTD = result.hiddenBTD;
@@ -97,6 +115,31 @@ export function stepProgram(
     const hidden = reshape(hiddenBTD, [batch, config.hiddenSize]);
     return { ...outputs, logits: cast(logits(config, weights, hidden), 'float32') };
   });
+}
+
+/** The position of every key of a layer's cache. */
+function keyPositions({ layers, slot, textSlots }: CacheLayout, layer: number): (number | null)[] {
+  const { context, textOffset } = layers[layer] as CacheLayout['layers'][number];
+  return [...context, ...Array.from({ length: textSlots }, (_, at) => (at < slot ? at : at + textOffset))];
+}
+
+/**
+ * The bias [B, 1, 1, keys] of a row that is written at an index [B, 1, 1, 1] of the cache: it sees what stands up to
+ * there, as far as the window reaches from its position [B, 1, 1, 1].
+ */
+function visibleBias(
+  index: Value,
+  position: Value,
+  keyPositions: readonly (number | null)[],
+  window: number | null = null,
+): Value {
+  const shape = [1, 1, 1, keyPositions.length];
+  const isPast = less(constant(int32(shape, [...keyPositions.keys()])), add(index, 1));
+  const causal = where(isPast, filled('float32', shape, 0), masked);
+  if (window === null) return causal;
+  const never = 2 ** 30;
+  const positions = keyPositions.map((own) => own ?? never);
+  return where(less(constant(int32(shape, positions)), add(position, 1 - window)), masked, causal);
 }
 
 export type Decoding =

@@ -54,6 +54,9 @@ export function streamParameters({ llm, streams }: AudioLlm): Map<string, Parame
           initial: 'normal',
           deviation,
         });
+        if (llm.biases.queryKeyValue) {
+          specs.set(`${prefix}.${name}.bias`, { shape: [keyWidth], initial: 'zeros' });
+        }
       }
     }
   }
@@ -67,11 +70,9 @@ export function copiedParameters({ llm, streams }: AudioLlm): Map<string, string
     if (stream.integration.mode !== 'attention-only' || stream.integration.keyValueProjection === 'llm')
       continue;
     for (const layer of layersOf(stream, llm.layers)) {
-      for (const name of ['k_proj', 'v_proj']) {
-        copies.set(
-          `${ownPrefix(stream, layer)}.${name}.weight`,
-          `model.layers.${layer}.self_attn.${name}.weight`,
-        );
+      const parts = llm.biases.queryKeyValue ? ['weight', 'bias'] : ['weight'];
+      for (const name of ['k_proj', 'v_proj'].flatMap((name) => parts.map((part) => `${name}.${part}`))) {
+        copies.set(`${ownPrefix(stream, layer)}.${name}`, `model.layers.${layer}.self_attn.${name}`);
       }
     }
   }
@@ -150,7 +151,7 @@ export function forward(
     const audioSegments = [...external, ...prefixes];
     const bias = scope(`layers.${layer}.visibility`, () => {
       const own = layout[layer] as LayerLayout;
-      const staticBias = constant(biasTensor(own, slot, integration));
+      const staticBias = constant(biasTensor(own, slot, integration, llm.windows[layer]));
       if (audioSegments.length === 0) return { all: staticBias, audio: undefined };
       const pieces = audioSegments.map((segment) => connected(segment).biasB11A);
       const audioOnly = concat(pieces, -1);
@@ -212,9 +213,14 @@ function injected(
   return keysValuesOf(llm, parameters, layer, normed, rotary, weights);
 }
 
-function biasTensor(layout: LayerLayout, slot: number, integration: IntegrationConfig): Tensor {
+function biasTensor(
+  layout: LayerLayout,
+  slot: number,
+  integration: IntegrationConfig,
+  window: number | null | undefined,
+): Tensor {
   const count = (segments: readonly Segment[]) =>
     segments.reduce((total, segment) => total + segment.rows, 0);
   const rows = count(layout.rows);
-  return float32([1, 1, rows, count(layout.external) + rows], biasOf(layout, slot, integration));
+  return float32([1, 1, rows, count(layout.external) + rows], biasOf(layout, slot, integration, window));
 }

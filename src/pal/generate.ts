@@ -40,8 +40,12 @@ export function cacheLayoutOf(
   return {
     batch,
     textSlots: promptRows + maxNewTokens,
+    slot,
     layers: layers.map(({ external, rows, textOffset }) => ({
-      contextRows: [...external, ...rows.slice(0, -1)].reduce((total, segment) => total + segment.rows, 0),
+      context: [
+        ...external.flatMap((segment) => Array<null>(segment.rows).fill(null)),
+        ...rows.slice(0, -1).flatMap((segment) => segment.positions ?? []),
+      ],
       textOffset,
     })),
   };

@@ -2,6 +2,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import type { DecoderConfig } from '../../src/llm/config.ts';
 import { logits } from '../../src/llm/decoder.ts';
 import { chooseTokens } from '../../src/llm/generate.ts';
 import { type AudioLlm, audioInputs, forward } from '../../src/pal/audioLlm.ts';
@@ -67,7 +68,10 @@ async function uncached(
 
 describe('cached decoding equals the full forward pass', () => {
   const prefix = { mode: 'prefix', startLayer: 0 } as const;
-  const cases: Record<string, { streams: Stream[]; integration?: Partial<IntegrationConfig> }> = {
+  const cases: Record<
+    string,
+    { streams: Stream[]; integration?: Partial<IntegrationConfig>; llm?: Partial<DecoderConfig> }
+  > = {
     'without audio': { streams: [] },
     'attention-only': { streams: [stream('one')] },
     prefix: { streams: [stream('one', { integration: prefix })] },
@@ -85,11 +89,19 @@ describe('cached decoding equals the full forward pass', () => {
       ],
     },
     'compact positions': { streams: [stream('one')], integration: { positions: 'compact' } },
+    'windows, over audio in the sequence and audio outside of it': {
+      streams: [stream('one', { integration: prefix }), stream('two')],
+      llm: { windows: [3, null, 4, 6] },
+    },
+    'biases and normalised heads, with projections of its own': {
+      streams: [stream('one', { integration: { ...attentionOnly, keyValueProjection: 'separate' } })],
+      llm: { queryKeyNorm: true, biases: { queryKeyValue: true, output: true, feedForward: true } },
+    },
     'shared positions': { streams: [stream('one', { integration: { ...attentionOnly, rope: 'shared' } })] },
   };
-  for (const [name, { streams, integration }] of Object.entries(cases)) {
+  for (const [name, { streams, integration, llm: own }] of Object.entries(cases)) {
     it(name, async () => {
-      const model = { ...audioLlm(streams, integration), llm: { ...llm, eosTokenIds: [] } };
+      const model = { ...audioLlm(streams, integration), llm: { ...llm, ...own, eosTokenIds: [] } };
       const prompts = [
         [0, 5, 7, 9, 3],
         [0, 5, 11],

@@ -240,6 +240,12 @@ export const cases: { readonly [P in Exclude<Primitive, 'input'>]: Draw } = {
   },
   gather: indexed((data, indices, axis) => ops.gather(data, indices, axis), false),
   gatherElements: indexed((data, indices, axis) => ops.gatherElements(data, indices, axis), true),
+  // One index along the axis, so that no two point to the same element.
+  scatterElements: indexed((data, indices, axis) => {
+    const single = ops.slice(indices, axis, 0, 1);
+    const updates = ops.multiply(ops.gatherElements(data, single, axis), 3);
+    return ops.scatterElements(ops.multiply(data, data), single, updates, axis);
+  }, true),
   scatterAdd: indexed((data, indices, axis) => {
     // The updates depend on the data as well, so that both gradients are seen.
     const updates = ops.multiply(ops.gatherElements(data, indices, axis), 3);

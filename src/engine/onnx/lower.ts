@@ -29,7 +29,9 @@ function withShape<P extends 'reshape' | 'expand'>(name: string): Lower<P> {
     graph.node(name, [...inputs, graph.integers(shape)], outputs);
 }
 
-function alongAxis<P extends 'gather' | 'gatherElements' | 'concat'>(name: string): Lower<P> {
+function alongAxis<P extends 'gather' | 'gatherElements' | 'scatterElements' | 'concat'>(
+  name: string,
+): Lower<P> {
   return ({ graph, attributes: { axis }, inputs, outputs }) => graph.node(name, inputs, outputs, { axis });
 }
 
@@ -152,6 +154,7 @@ const lowerings: Lowerings = {
   expand: withShape('Expand'),
   gather: alongAxis('Gather'),
   gatherElements: alongAxis('GatherElements'),
+  scatterElements: alongAxis('ScatterElements'),
   scatterAdd: ({ graph, attributes: { axis }, inputs, outputs }) =>
     graph.node('ScatterElements', inputs, outputs, { axis, reduction: 'add' }),
 };
