@@ -301,12 +301,20 @@ function makeHubTokenizer(
       `${where}: the tokenizer knows no bytes and has no unknown token, so it would drop characters it does not know`,
     );
   }
-  const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+  const absent = { normalizer: null, pre_tokenizer: null, decoder: null };
   const added_tokens = (json.added_tokens ?? []).map((added) =>
     added.special ? { ...added, content: spelling.uniqueOf(added.id), normalized: false } : added,
   );
+  // SentencePiece's vocabularies give merges for special tokens too: any text could become one.
+  const specials = new Set(
+    (json.added_tokens ?? []).flatMap((added) => (added.special ? [added.content] : [])),
+  );
+  const merges = json.model.merges?.filter(
+    (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
+  );
+  const model = merges === undefined ? json.model : { ...json.model, merges };
   try {
-    return new HubTokenizer({ ...absent, ...json, added_tokens }, settings);
+    return new HubTokenizer({ ...absent, ...json, model, post_processor: null, added_tokens }, settings);
   } catch (error) {
     throw new ModelError(`${where}: ${error instanceof Error ? error.message : String(error)}`);
   }
