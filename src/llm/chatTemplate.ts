@@ -121,8 +121,8 @@ const named = z.array(z.looseObject({ name: z.string(), template: z.string() }))
 const configSchema = z.looseObject({ chat_template: z.union([z.string(), named]).nullish() });
 
 /**
- * The chat template of a model folder: `chat_template.jinja`, or the one in tokenizer_config.json; of several the one
- * that is called "default". null where there is none.
+ * The chat template of a model folder: `chat_template.jinja`, or the one in tokenizer_config.json. null where there is
+ * none.
  * @param tokenizerConfig content of tokenizer_config.json
  * @throws ModelError naming the file that cannot be read
  */
@@ -135,11 +135,17 @@ export async function readChatTemplate(folder: string, tokenizerConfig: unknown)
     }
     return readFile(path, 'utf8');
   }
+  return chatTemplateIn(tokenizerConfig, join(folder, 'tokenizer_config.json'));
+}
+
+/**
+ * The chat template in the content of tokenizer_config.json; of several the one that is called "default".
+ * @param where how the error names it
+ */
+export function chatTemplateIn(tokenizerConfig: unknown, where: string): string | null {
   const parsed = configSchema.safeParse(tokenizerConfig);
   if (!parsed.success) {
-    throw new ModelError(
-      `${join(folder, 'tokenizer_config.json')}: chat_template: neither a text nor a list of named ones`,
-    );
+    throw new ModelError(`${where}: chat_template: neither a text nor a list of named ones`);
   }
   const template = parsed.data.chat_template ?? null;
   if (template === null || typeof template === 'string') return template;
