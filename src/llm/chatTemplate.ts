@@ -82,7 +82,13 @@ let renderer: Renderer | undefined;
 function ask(request: Readonly<Record<string, unknown>>): Answer | undefined {
   renderer ??= startRenderer();
   if (!renderer.warm) {
-    exchange(renderer, { template: '', variables: {}, date: '' }, limits.startMilliseconds);
+    const started = exchange(renderer, { template: '', variables: {}, date: '' }, limits.startMilliseconds);
+    if (started === undefined) {
+      renderer = undefined;
+      throw new ModelError(
+        'the thread that renders chat templates does not start; is @huggingface/jinja installed?',
+      );
+    }
     renderer.warm = true;
   }
   const answer = exchange(renderer, request, limits.milliseconds);
