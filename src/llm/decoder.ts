@@ -148,8 +148,9 @@ function attend(
   // The query heads of one key-value head become rows of one product, so that keys are never repeated.
   const grouped = reshape(queries, [batch, keyValueHeads, group * rows, headWidth]);
   const scores = matmul(grouped, keysBKSH, { transposeB: true, scale: headWidth ** -0.5 });
-  const biased = add(reshape(scores, [batch, heads, rows, keyRows]), bias);
-  const probabilities = named('probabilities', softmax(biased));
+  // A single row sees the same keys in every head: there the bias fits the groups as they are.
+  const separate = rows === 1 ? scores : reshape(scores, [batch, heads, rows, keyRows]);
+  const probabilities = named('probabilities', softmax(add(separate, bias)));
   const mixed = matmul(reshape(probabilities, [batch, keyValueHeads, group * rows, keyRows]), valuesBKSH);
   const merged = transpose(reshape(mixed, [batch, heads, rows, headWidth]), [0, 2, 1, 3]);
   const flat = reshape(merged, [batch, rows, heads * headWidth]);

@@ -39,6 +39,8 @@ export interface GraphBuilder {
   integers(values: readonly number[], shape?: readonly number[]): string;
   /** A shared scalar. */
   scalar(dtype: DType, value: number): string;
+  /** The name of what `make` computes under it; what has the same key is computed once. */
+  once(key: string, make: (name: string) => void): string;
   /** A name that no value of the program has. */
   temporary(base: string): string;
 }
@@ -66,12 +68,14 @@ export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): 
     }
   }
 
-  function share(key: string, values: Tensor): string {
+  const share = (key: string, values: Tensor) => once(key, (name) => constants.add(name, values));
+
+  function once(key: string, make: (name: string) => void): string {
     const known = shared.get(key);
     if (known !== undefined) return known;
     const name = temporary(key);
-    constants.add(name, values);
     shared.set(key, name);
+    make(name);
     return name;
   }
 
@@ -79,6 +83,7 @@ export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): 
     nodes,
     initializers: constants,
     temporary,
+    once,
     initializer: constants.add,
     node(operator, inputs, outputs, attributes = {}, domain = '') {
       if (forbiddenOperators.has(operator)) {

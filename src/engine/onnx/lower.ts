@@ -1,7 +1,7 @@
 /** Each primitive in ONNX operators, and a whole program as an ONNX model. */
 import { create, toBinary } from '@bufbuild/protobuf';
 import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
-import { simplify } from '../../tensor/passes.ts';
+import { removeDeadCode, simplify } from '../../tensor/passes.ts';
 import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
@@ -10,6 +10,7 @@ import { emulateHalf } from './emulate.ts';
 import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
 import { type ExternalData, onnxDType } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
+import { stackProducts } from './stackedProducts.ts';
 import { webGpuLowerings } from './webGpu.ts';
 
 /** A primitive that is an ONNX operator as it stands. */
@@ -68,11 +69,12 @@ const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
   const [x = '', ...tables] = inputs;
   const [batch = 1] = node.inputs[0]?.shape ?? [];
   const [repeated = 1, rows = 1, half = 1] = node.inputs[1]?.shape ?? [];
-  const flat = tables.map((name) => {
-    const table = graph.temporary(`${outputs[0]}.table`);
-    graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]);
-    return table;
-  });
+  const flat = tables.map((name) =>
+    // Every layer rotates by the same tables.
+    graph.once(`${name}.flat`, (table) =>
+      graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]),
+    ),
+  );
   const positions = Array.from({ length: batch * rows }, (_, at) => (repeated === 1 ? at % rows : at));
   const ids = graph.integers(positions, [batch, rows]);
   graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
@@ -261,8 +263,9 @@ export function lowerProgram(
 /** The program in primitives and types that the provider has. */
 export function prepared(source: Program, provider: Provider): Program {
   const simple = simplify(source);
-  const emulated = provider === 'cpu' ? emulateHalf(simple) : simple;
-  return emulated === simple ? simple : simplify(emulated);
+  if (provider !== 'cpu') return simple;
+  const emulated = emulateHalf(simple);
+  return removeDeadCode(stackProducts(emulated === simple ? simple : simplify(emulated)));
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */
