@@ -1,8 +1,10 @@
 /** The small models of test/golden/llama.py, whose weights follow a formula. */
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 
 export const smallLlama: DecoderConfig = {
+  ...plainLlama,
   hiddenSize: 32,
   intermediateSize: 48,
   layers: 3,
@@ -10,8 +12,6 @@ export const smallLlama: DecoderConfig = {
   keyValueHeads: 2,
   headWidth: 8,
   vocabularySize: 61,
-  rmsNormEpsilon: 1e-5,
-  ropeTheta: 10_000,
   tieWordEmbeddings: true,
   maxPositions: 128,
   bosTokenId: 0,
