@@ -2,13 +2,13 @@
 import { random } from '../src/config/random.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
+import { plainLlama } from '../src/llm/families.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
 import type { Stream } from '../src/pal/streams.ts';
 import { float32, sizeOf, type Tensor } from '../src/tensor/tensor.ts';
 
 const llama = {
-  rmsNormEpsilon: 1e-5,
-  ropeTheta: 10_000,
+  ...plainLlama,
   tieWordEmbeddings: true,
   maxPositions: 2048,
   bosTokenId: 1,

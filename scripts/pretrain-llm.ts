@@ -9,6 +9,7 @@ import { worldText } from '../src/data/soundWorld/text.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
+import { plainLlama } from '../src/llm/families.ts';
 import { initialize, type ParameterSpec } from '../src/llm/initialize.ts';
 import { tokenizerFromJson } from '../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../src/llm/trainTokenizer.ts';
@@ -40,6 +41,7 @@ const tokenizerConfig = {
 const tokenizer = tokenizerFromJson(tokenizerJson, tokenizerConfig, 'the new tokenizer');
 
 const config: DecoderConfig = {
+  ...plainLlama,
   hiddenSize: 192,
   intermediateSize: 512,
   layers: 8,
@@ -47,8 +49,6 @@ const config: DecoderConfig = {
   keyValueHeads: 2,
   headWidth: 32,
   vocabularySize: tokenizer.size,
-  rmsNormEpsilon: 1e-5,
-  ropeTheta: 10_000,
   tieWordEmbeddings: true,
   maxPositions: 512,
   bosTokenId: 0,

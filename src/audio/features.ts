@@ -48,9 +48,32 @@ export function frameCount(samples: number, sampleRate: number, { hopMs }: Featu
   return Math.floor(samples / Math.round((hopMs / 1000) * sampleRate));
 }
 
-interface Band {
+export interface Band {
+  /** The first bin of the FFT that counts. */
   readonly start: number;
   readonly weights: Float64Array;
+}
+
+/** What a configuration means at a sample rate. */
+export interface Analysis {
+  readonly hopSamples: number;
+  /** Hann's, periodic. */
+  readonly window: Float64Array;
+  readonly bands: readonly Band[];
+}
+
+/** @throws RangeError as `checkFeatures` does */
+export function analysisOf(config: FeatureConfig, sampleRate: number): Analysis {
+  checkFeatures(config, sampleRate);
+  const windowSamples = Math.round((config.windowMs / 1000) * sampleRate);
+  return {
+    hopSamples: Math.round((config.hopMs / 1000) * sampleRate),
+    window: Float64Array.from(
+      { length: windowSamples },
+      (_, at) => 0.5 - 0.5 * Math.cos((2 * Math.PI * at) / windowSamples),
+    ),
+    bands: config.kind === 'log-mel' ? melBands(config, sampleRate) : pitchBands(config, sampleRate),
+  };
 }
 
 /**
@@ -84,16 +107,10 @@ export function checkFeatures(config: FeatureConfig, sampleRate: number): void {
  * @throws RangeError as `checkFeatures` does
  */
 export function extractFeatures({ samples, sampleRate }: Waveform, config: FeatureConfig): Features {
-  checkFeatures(config, sampleRate);
-  const windowSamples = Math.round((config.windowMs / 1000) * sampleRate);
-  const hopSamples = Math.round((config.hopMs / 1000) * sampleRate);
+  const { hopSamples, window, bands } = analysisOf(config, sampleRate);
+  const windowSamples = window.length;
   const { fftSize, floor } = config;
-  const bands = config.kind === 'log-mel' ? melBands(config, sampleRate) : pitchBands(config, sampleRate);
   const frames = frameCount(samples.length, sampleRate, config);
-  const window = Float64Array.from(
-    { length: windowSamples },
-    (_, at) => 0.5 - 0.5 * Math.cos((2 * Math.PI * at) / windowSamples),
-  );
   const fft = new FFT(fftSize);
   const input = new Float64Array(fftSize);
   const spectrum = fft.createComplexArray();

@@ -15,16 +15,19 @@ import {
 } from './encoderManifest.ts';
 import { resample } from './resample.ts';
 
-const windowFrames = 76;
-const hopFrames = 8;
-const melBands = 32;
+/** Mel frames of a window, and from one window to the next. */
+export const windowFrames = 76;
+export const hopFrames = 8;
+export const melBands = 32;
+/** Samples from one mel frame to the next. */
+export const hopSamples = 160;
 
 /** One window is 0.775 s; silence fills shorter clips. */
 const fewestSamples = 12_640;
 
 /** The embeddings of a clip of so many samples: the mel spectrum has a frame a 10 ms, less three at the ends. */
 export function framesOfSamples(samples: number): number {
-  const melFrames = Math.ceil(Math.max(samples, fewestSamples) / 160 - 3);
+  const melFrames = Math.ceil(Math.max(samples, fewestSamples) / hopSamples - 3);
   return Math.floor((melFrames - windowFrames) / hopFrames) + 1;
 }
 
@@ -103,7 +106,8 @@ export async function openWakeWord(
   };
 }
 
-function packageFolder(name: string): string {
+/** Where an npm package lies. @throws EncoderError saying how to install it */
+export function packageFolder(name: string): string {
   try {
     return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
   } catch {

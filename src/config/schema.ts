@@ -405,12 +405,41 @@ const evalSchema = z
           .max(100)
           .default(1)
           .describe('Divides the logits when tokens are drawn'),
+        topK: positive
+          .nullable()
+          .default(null)
+          .describe('Drawn are only so many of the likeliest tokens; null: all'),
+        topP: z
+          .number()
+          .gt(0)
+          .max(1)
+          .default(1)
+          .describe('Drawn are only the likeliest tokens that together reach this probability'),
+        minP: z
+          .number()
+          .min(0)
+          .max(1)
+          .default(0)
+          .describe('Drawn are only tokens at least this times as likely as the likeliest'),
+        repetitionPenalty: z
+          .number()
+          .gt(0)
+          .max(100)
+          .default(1)
+          .describe('Makes tokens that were there before, prompt included, less likely; 1: not at all'),
+        stop: z
+          .array(z.string().min(1))
+          .max(64)
+          .default([])
+          .describe('Texts before which an answer ends, besides the end-of-text token'),
       })
       .prefault({})
-      .superRefine(({ decoding, temperature }, context) => {
-        if (decoding === 'greedy' && temperature !== 1) {
-          const message = 'has no effect with decoding: greedy; leave it at 1 or set decoding: sample';
-          context.addIssue({ code: 'custom', path: ['temperature'], message });
+      .superRefine(({ decoding, ...settings }, context) => {
+        const unused = { temperature: 1, topK: null, topP: 1, minP: 0 } as const;
+        for (const [field, left] of Object.entries(unused)) {
+          if (decoding === 'sample' || settings[field as keyof typeof unused] === left) continue;
+          const message = `has no effect with decoding: greedy; leave it at ${left} or set decoding: sample`;
+          context.addIssue({ code: 'custom', path: [field], message });
         }
       })
       .describe('How open questions are answered'),

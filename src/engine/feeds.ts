@@ -56,8 +56,8 @@ export function checkInto(program: Program, into: Readonly<Record<string, Tensor
   }
 }
 
-/** Primitives that read each element of their first inputs before they write it. */
-const elementwise: ReadonlySet<Primitive> = new Set<Primitive>(['add', 'scatterAdd']);
+/** Primitives that read each element of their first inputs before they write it, if they write it at all. */
+const elementwise: ReadonlySet<Primitive> = new Set<Primitive>(['add', 'scatterAdd', 'scatterElements']);
 
 /** The nodes that read each of the program's inputs. */
 export function inputReaders(program: Program): ReadonlyMap<Value, readonly Node[]> {
@@ -99,7 +99,7 @@ export function checkOverwriting(
       reading[0] === node;
     if (!safe) {
       throw new EngineError(
-        `output "${name}" cannot be written over input "${feed}": it is more than an addition to it`,
+        `output "${name}" cannot be written over input "${feed}": it is more than the input with something added or put into it`,
       );
     }
   }

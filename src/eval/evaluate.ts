@@ -2,7 +2,7 @@
 import { random } from '../config/random.ts';
 import type { Example } from '../data/manifest.ts';
 import type { Engine } from '../engine/engine.ts';
-import type { Decoding } from '../llm/generate.ts';
+import type { Decoding } from '../llm/sampling.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';

@@ -1,8 +1,19 @@
-import { z } from 'zod';
+import type { z } from 'zod';
+import {
+  type Biases,
+  biasesOf,
+  type ConfigJson,
+  configJsonSchema,
+  type Family,
+  families,
+  windowsOf,
+} from './families.ts';
 import { ModelError } from './modelError.ts';
+import { type RopeScaling, ropeOf, ropeScalingJson } from './ropeScaling.ts';
 
-/** The sizes and constants of a Llama-family decoder, checked. Field names of config.json in brackets. */
+/** The sizes and constants of a decoder, checked. Field names of config.json in brackets. */
 export interface DecoderConfig {
+  readonly family: Family;
   readonly hiddenSize: number;
   readonly intermediateSize: number;
   /** Number of layers (`num_hidden_layers`). */
@@ -16,127 +27,72 @@ export interface DecoderConfig {
   readonly vocabularySize: number;
   readonly rmsNormEpsilon: number;
   readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling | null;
+  readonly biases: Biases;
+  /** True when each head's queries and keys are normalised before they are rotated (Qwen3). */
+  readonly queryKeyNorm: boolean;
+  /** Per layer, how many of the newest positions a row sees, its own included; null: all. Empty: no layer has one. */
+  readonly windows: readonly (number | null)[];
   /** True when the output projection is the embedding table. */
   readonly tieWordEmbeddings: boolean;
   /** Longest sequence the model was made for (`max_position_embeddings`). */
   readonly maxPositions: number;
-  readonly bosTokenId: number;
+  readonly bosTokenId: number | null;
   readonly eosTokenIds: readonly number[];
   readonly padTokenId: number | null;
 }
-
-const size = z.int().positive().max(1_000_000_000);
-const tokenId = z.int().nonnegative();
-const positive = z.number().positive();
-const plainRope = z.strictObject({
-  rope_type: z.literal('default').optional(),
-  type: z.literal('default').optional(),
-  rope_theta: positive.optional(),
-});
-
-/** What palkit computes with. Where a field may be missing, the default is that of Hugging Face's DecoderConfig. */
-const usedFields = {
-  architectures: z.tuple([z.literal('LlamaForCausalLM')]),
-  model_type: z.literal('llama'),
-  hidden_size: size,
-  intermediate_size: size,
-  num_hidden_layers: z.int().positive().max(1000),
-  num_attention_heads: size,
-  num_key_value_heads: size.nullish(),
-  head_dim: size.nullish(),
-  vocab_size: size,
-  rms_norm_eps: positive.default(1e-6),
-  rope_theta: positive.optional(),
-  // What newer files write in the place of rope_theta and rope_scaling.
-  rope_parameters: plainRope.optional(),
-  tie_word_embeddings: z.boolean().default(false),
-  max_position_embeddings: size.default(2048),
-  bos_token_id: tokenId.default(1),
-  eos_token_id: z
-    .union([tokenId, z.array(tokenId).min(1)])
-    .nullable()
-    .default(2),
-  // -1 is how the first Llama files said "none".
-  pad_token_id: z
-    .union([tokenId, z.literal(-1)])
-    .nullable()
-    .default(null),
-};
-
-/** Fields that would change the computation unless they have these values. */
-const fixedFields = {
-  hidden_act: z.literal('silu').default('silu'),
-  attention_bias: z.literal(false).default(false),
-  mlp_bias: z.literal(false).default(false),
-  rope_scaling: plainRope.nullish(),
-  rope_interleaved: z.literal(false).optional(),
-  pretraining_tp: z.literal(1).optional(),
-  attention_dropout: z.literal(0).optional(),
-  is_encoder_decoder: z.literal(false).optional(),
-  is_llama_config: z.literal(true).optional(),
-};
-
-/** Fields that any value may stand in: they say how the file was made, or steer other programs. */
-const harmlessFields = [
-  '_attn_implementation_autoset',
-  '_commit_hash',
-  '_name_or_path',
-  'auto_map',
-  'chunk_size_feed_forward',
-  'dtype',
-  'id2label',
-  'initializer_range',
-  'label2id',
-  'model_max_length',
-  'output_attentions',
-  'output_hidden_states',
-  'problem_type',
-  'return_dict',
-  'tokenizer_class',
-  'torch_dtype',
-  'transformers_version',
-  'transformers.js_config',
-  'unsloth_fixed',
-  'use_cache',
-];
-
-const configSchema = z.strictObject({
-  ...usedFields,
-  ...fixedFields,
-  ...Object.fromEntries(harmlessFields.map((name) => [name, z.unknown().optional()])),
-});
 
 /**
  * Checks the content of a config.json.
  * @param where how error messages name the file
  * @throws ModelError that lists every field that is missing, malformed, not supported (another architecture or
- * activation, biases, scaled rotary positions) or unknown.
+ * activation, rotary positions scaled in another way) or unknown.
  */
 export function parseDecoderConfig(json: unknown, where: string): DecoderConfig {
-  const parsed = configSchema.safeParse(json);
+  const parsed = configJsonSchema.safeParse(json);
   if (!parsed.success) fail(where, parsed.error.issues.map(describeIssue));
   const fields = parsed.data;
+  const family = families[fields.model_type];
   const heads = fields.num_attention_heads;
-  const eos = fields.eos_token_id;
   const config: DecoderConfig = {
+    family: fields.model_type,
     hiddenSize: fields.hidden_size,
     intermediateSize: fields.intermediate_size,
     layers: fields.num_hidden_layers,
     heads,
-    keyValueHeads: fields.num_key_value_heads ?? heads,
-    headWidth: fields.head_dim ?? fields.hidden_size / heads,
+    keyValueHeads: keyValueHeadsOf(fields),
+    headWidth: fields.head_dim ?? family.headWidth ?? fields.hidden_size / heads,
     vocabularySize: fields.vocab_size,
     rmsNormEpsilon: fields.rms_norm_eps,
-    ropeTheta: fields.rope_parameters?.rope_theta ?? fields.rope_theta ?? 10_000,
+    ...ropeOf(fields),
+    biases: biasesOf(fields),
+    queryKeyNorm: family.queryKeyNorm,
+    windows: windowsOf(fields),
     tieWordEmbeddings: fields.tie_word_embeddings,
     maxPositions: fields.max_position_embeddings,
-    bosTokenId: fields.bos_token_id,
-    eosTokenIds: eos === null ? [] : typeof eos === 'number' ? [eos] : eos,
+    bosTokenId: fields.bos_token_id === undefined ? family.bosTokenId : fields.bos_token_id,
+    eosTokenIds: [fields.eos_token_id === undefined ? family.eosTokenId : fields.eos_token_id]
+      .flat()
+      .filter((id) => id !== null),
     padTokenId: fields.pad_token_id === -1 ? null : fields.pad_token_id,
   };
-  const problems = contradictions(config);
+  const problems = [...contradictions(config), ...layerTypeProblems(fields)];
   if (problems.length > 0) fail(where, problems);
   return config;
+}
+
+/** A missing number is the family's; null says that every head has its own. */
+function keyValueHeadsOf(fields: ConfigJson): number {
+  const heads = fields.num_key_value_heads;
+  if (heads === null) return fields.num_attention_heads;
+  return heads ?? families[fields.model_type].keyValueHeads ?? fields.num_attention_heads;
+}
+
+function layerTypeProblems(fields: ConfigJson): string[] {
+  if (!('layer_types' in fields) || fields.layer_types === undefined) return [];
+  const { length } = fields.layer_types;
+  if (length === fields.num_hidden_layers) return [];
+  return [`layer_types names ${length} layers, num_hidden_layers says ${fields.num_hidden_layers}`];
 }
 
 /**
@@ -149,8 +105,8 @@ export function decoderConfigJson(
 ): Record<string, unknown> {
   const [eos = null] = config.eosTokenIds;
   return {
-    architectures: ['LlamaForCausalLM'],
-    model_type: 'llama',
+    architectures: [families[config.family].architecture],
+    model_type: config.family,
     hidden_size: config.hiddenSize,
     intermediate_size: config.intermediateSize,
     num_hidden_layers: config.layers,
@@ -160,12 +116,11 @@ export function decoderConfigJson(
     vocab_size: config.vocabularySize,
     rms_norm_eps: config.rmsNormEpsilon,
     rope_theta: config.ropeTheta,
-    rope_scaling: null,
+    rope_scaling: ropeScalingJson(config.ropeScaling),
     tie_word_embeddings: config.tieWordEmbeddings,
     max_position_embeddings: config.maxPositions,
     hidden_act: 'silu',
-    attention_bias: false,
-    mlp_bias: false,
+    ...familyJson(config),
     bos_token_id: config.bosTokenId,
     eos_token_id: config.eosTokenIds.length > 1 ? [...config.eosTokenIds] : eos,
     pad_token_id: config.padTokenId,
@@ -173,24 +128,53 @@ export function decoderConfigJson(
   };
 }
 
+/** The fields that only the family's files have. */
+function familyJson({ family, biases, windows, layers }: DecoderConfig): Record<string, unknown> {
+  const window = windows.find((width) => width !== null) ?? null;
+  const qwenWindows = {
+    use_sliding_window: window !== null,
+    sliding_window: window,
+    layer_types: Array.from({ length: layers }, (_, layer) =>
+      (windows[layer] ?? null) === null ? 'full_attention' : 'sliding_attention',
+    ),
+  };
+  switch (family) {
+    case 'llama':
+      return { attention_bias: biases.queryKeyValue, mlp_bias: biases.feedForward };
+    case 'mistral':
+      return { sliding_window: window };
+    case 'qwen2':
+      return qwenWindows;
+    case 'qwen3':
+      return { attention_bias: biases.queryKeyValue, ...qwenWindows };
+  }
+}
+
 /** Names (Hugging Face's) and shapes of all parameters; matrices are [outputs, inputs]. */
 export function parameterShapes(config: DecoderConfig): Map<string, number[]> {
-  const { hiddenSize, intermediateSize, vocabularySize } = config;
-  const queryWidth = config.heads * config.headWidth;
-  const keyValueWidth = config.keyValueHeads * config.headWidth;
+  const { hiddenSize, intermediateSize, vocabularySize, headWidth, biases } = config;
+  const queryWidth = config.heads * headWidth;
+  const keyValueWidth = config.keyValueHeads * headWidth;
   const shapes = new Map<string, number[]>([['model.embed_tokens.weight', [vocabularySize, hiddenSize]]]);
+  const linear = (name: string, outputs: number, inputs: number, bias: boolean) => {
+    shapes.set(`${name}.weight`, [outputs, inputs]);
+    if (bias) shapes.set(`${name}.bias`, [outputs]);
+  };
   for (let layer = 0; layer < config.layers; layer++) {
     const prefix = `model.layers.${layer}`;
-    shapes
-      .set(`${prefix}.input_layernorm.weight`, [hiddenSize])
-      .set(`${prefix}.self_attn.q_proj.weight`, [queryWidth, hiddenSize])
-      .set(`${prefix}.self_attn.k_proj.weight`, [keyValueWidth, hiddenSize])
-      .set(`${prefix}.self_attn.v_proj.weight`, [keyValueWidth, hiddenSize])
-      .set(`${prefix}.self_attn.o_proj.weight`, [hiddenSize, queryWidth])
-      .set(`${prefix}.post_attention_layernorm.weight`, [hiddenSize])
-      .set(`${prefix}.mlp.gate_proj.weight`, [intermediateSize, hiddenSize])
-      .set(`${prefix}.mlp.up_proj.weight`, [intermediateSize, hiddenSize])
-      .set(`${prefix}.mlp.down_proj.weight`, [hiddenSize, intermediateSize]);
+    shapes.set(`${prefix}.input_layernorm.weight`, [hiddenSize]);
+    linear(`${prefix}.self_attn.q_proj`, queryWidth, hiddenSize, biases.queryKeyValue);
+    linear(`${prefix}.self_attn.k_proj`, keyValueWidth, hiddenSize, biases.queryKeyValue);
+    linear(`${prefix}.self_attn.v_proj`, keyValueWidth, hiddenSize, biases.queryKeyValue);
+    if (config.queryKeyNorm) {
+      shapes.set(`${prefix}.self_attn.q_norm.weight`, [headWidth]);
+      shapes.set(`${prefix}.self_attn.k_norm.weight`, [headWidth]);
+    }
+    linear(`${prefix}.self_attn.o_proj`, hiddenSize, queryWidth, biases.output);
+    shapes.set(`${prefix}.post_attention_layernorm.weight`, [hiddenSize]);
+    linear(`${prefix}.mlp.gate_proj`, intermediateSize, hiddenSize, biases.feedForward);
+    linear(`${prefix}.mlp.up_proj`, intermediateSize, hiddenSize, biases.feedForward);
+    linear(`${prefix}.mlp.down_proj`, hiddenSize, intermediateSize, biases.feedForward);
   }
   shapes.set('model.norm.weight', [hiddenSize]);
   if (!config.tieWordEmbeddings) shapes.set('lm_head.weight', [vocabularySize, hiddenSize]);

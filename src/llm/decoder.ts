@@ -1,6 +1,6 @@
 /**
- * A Llama-family decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Parameters carry Hugging
- * Face's names.
+ * The decoder of the Llama, Mistral and Qwen families: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+ * Parameters carry Hugging Face's names.
  *
  * Shape suffixes: B batch, T rows that ask (queries), S rows that are asked (keys), D hidden, H head width,
  * K key-value heads, V vocabulary, N any rows.
@@ -11,20 +11,23 @@ import {
   concat,
   constant,
   gather,
+  less,
   linear,
   matmul,
   reshape,
   rmsNorm,
   softmax,
+  subtract,
   transpose,
+  where,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { project } from '../tensor/projection.ts';
-import { float32 } from '../tensor/tensor.ts';
+import { float32, int32 } from '../tensor/tensor.ts';
 import { named, scope } from '../tensor/trace.ts';
 import type { DecoderConfig } from './config.ts';
-import { type Rotary, rotaryAt, rotate } from './rotary.ts';
+import { type Rotary, rotaryAt, rotaryFor, rotate } from './rotary.ts';
 
 /** Added to the score of a key that a query must not see. */
 export const masked = -1e9;
@@ -100,11 +103,17 @@ export function keysValuesOf(
 ): KeysValues {
   const split = (name: string) =>
     splitHeads(project(normedBSD, parameters, `${weights}.${name}`), config.keyValueHeads);
-  const keysBKSH = split('k_proj');
+  const keysBKSH = headNorm(config, parameters, `${layerPrefix(layer)}.self_attn.k_norm`, split('k_proj'));
   return {
     keysBKSH: named('keys', rotary === undefined ? keysBKSH : rotate(keysBKSH, rotary)),
     valuesBKSH: named('values', split('v_proj')),
   };
+}
+
+/** Queries or keys [..., H] of a model that normalises them; those of others as they are. */
+function headNorm(config: DecoderConfig, parameters: Parameters, name: string, x: Value): Value {
+  if (!config.queryKeyNorm) return x;
+  return rmsNorm(x, parameter(parameters, `${name}.weight`), config.rmsNormEpsilon);
 }
 
 /** One after the other along the key axis. */
@@ -134,12 +143,14 @@ function attend(
   const [batch, rows] = normedBTD.shape as [number, number, number];
   const keyRows = keysBKSH.shape[2] as number;
   const group = heads / keyValueHeads;
-  const queries = rotate(splitHeads(project(normedBTD, parameters, `${prefix}.q_proj`), heads), rotary);
+  const own = splitHeads(project(normedBTD, parameters, `${prefix}.q_proj`), heads);
+  const queries = rotate(headNorm(config, parameters, `${prefix}.q_norm`, own), rotary);
   // The query heads of one key-value head become rows of one product, so that keys are never repeated.
   const grouped = reshape(queries, [batch, keyValueHeads, group * rows, headWidth]);
   const scores = matmul(grouped, keysBKSH, { transposeB: true, scale: headWidth ** -0.5 });
-  const biased = add(reshape(scores, [batch, heads, rows, keyRows]), bias);
-  const probabilities = named('probabilities', softmax(biased));
+  // A single row sees the same keys in every head: there the bias fits the groups as they are.
+  const separate = rows === 1 ? scores : reshape(scores, [batch, heads, rows, keyRows]);
+  const probabilities = named('probabilities', softmax(add(separate, bias)));
   const mixed = matmul(reshape(probabilities, [batch, keyValueHeads, group * rows, keyRows]), valuesBKSH);
   const merged = transpose(reshape(mixed, [batch, heads, rows, headWidth]), [0, 2, 1, 3]);
   const flat = reshape(merged, [batch, rows, heads * headWidth]);
@@ -157,32 +168,52 @@ export function headName(config: DecoderConfig): string {
   return config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight';
 }
 
-/** The hidden states [B, T, D] of a plain language model; right padding needs no mask, nothing real sees it. */
+/**
+ * The hidden states [B, T, D] of a plain language model. Padding on the right needs no mask: nothing real sees it.
+ * @param paddingB int32: how many ids of each sequence are padding on the left; they take no position and are not seen
+ */
 export function languageModel(
   config: DecoderConfig,
   parameters: Parameters,
   idsBT: Value,
   feedForward: FeedForward,
+  paddingB?: Value,
 ): Value {
-  const rows = idsBT.shape[1] as number;
-  const context = {
-    rotary: rotaryAt(config, [...Array(rows).keys()]),
-    bias: constant(causalBias(rows)),
-    feedForward,
-  };
+  const [batch, rows] = idsBT.shape as [number, number];
+  const index = [...Array(rows).keys()];
+  const padding = paddingB === undefined ? undefined : reshape(paddingB, [batch, 1]);
+  const rotary =
+    padding === undefined ? rotaryAt(config, index) : rotaryFor(config, positionsBehind(padding, rows), rows);
+  const isPadding =
+    padding === undefined
+      ? undefined
+      : less(constant(int32([1, 1, 1, rows], index)), reshape(padding, [batch, 1, 1, 1]));
   let hiddenBTD = embed(parameters, idsBT);
   for (let layer = 0; layer < config.layers; layer++) {
-    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, context));
+    const causal = constant(causalBias(rows, config.windows[layer]));
+    const bias = isPadding === undefined ? causal : where(isPadding, masked, causal);
+    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, { rotary, bias, feedForward }));
   }
   return hiddenBTD;
 }
 
-/** [1, 1, rows, rows]: a row sees itself and what stands before it. */
-export function causalBias(rows: number) {
+/** Positions [B, rows] that count from the end of the padding [B, 1]; the padding itself stands at 0. */
+function positionsBehind(padding: Value, rows: number): Value {
+  const position = subtract(constant(int32([1, rows], [...Array(rows).keys()])), padding);
+  return where(less(position, 0), 0, position);
+}
+
+/** [1, 1, rows, rows]: a row sees itself and what stands before it, as far as the window reaches. */
+export function causalBias(rows: number, window: number | null = null) {
   const bias = Float32Array.from({ length: rows * rows }, (_, at) =>
-    at % rows > Math.floor(at / rows) ? masked : 0,
+    isInWindow(Math.floor(at / rows), at % rows, window) ? 0 : masked,
   );
   return float32([1, 1, rows, rows], bias);
+}
+
+/** Whether a row at one position sees a key at another. */
+export function isInWindow(row: number, key: number, window: number | null): boolean {
+  return key <= row && (window === null || row - key < window);
 }
 
 export function layerPrefix(layer: number): string {

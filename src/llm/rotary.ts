@@ -1,17 +1,13 @@
 /** Rotary position embedding (Su et al. 2021) in the half-split layout of Llama checkpoints. */
-import { constant, gather, reshape, rotary } from '../tensor/operations.ts';
+import { constant, gather, rotary } from '../tensor/operations.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
+import { type RotaryConfig, rotaryFrequencies } from './ropeScaling.ts';
 
 /** Cosines and sines of the angles, [batch or 1, rows, headWidth / 2]. */
 export interface Rotary {
   readonly cosines: Value;
   readonly sines: Value;
-}
-
-export interface RotaryConfig {
-  readonly headWidth: number;
-  readonly ropeTheta: number;
 }
 
 /** The tables for rows at fixed positions. */
@@ -21,13 +17,11 @@ export function rotaryAt(config: RotaryConfig, positions: readonly number[]): Ro
   return { cosines: constant(float32(shape, cosines)), sines: constant(float32(shape, sines)) };
 }
 
-/** The tables for one row per sequence, at positions [batch] that are fed at each run (below `limit`). */
-export function rotaryFor(config: RotaryConfig, positionsB: Value, limit: number): Rotary {
+/** The tables for rows at positions [batch, rows] that are fed at each run (below `limit`). */
+export function rotaryFor(config: RotaryConfig, positionsBT: Value, limit: number): Rotary {
   const { cosines, sines } = angles(config, [...Array(limit).keys()]);
-  const lookup = (table: Float32Array) => {
-    const rows = gather(constant(float32([limit, config.headWidth / 2], table)), positionsB, 0);
-    return reshape(rows, [positionsB.shape[0] ?? 1, 1, config.headWidth / 2]);
-  };
+  const lookup = (table: Float32Array) =>
+    gather(constant(float32([limit, config.headWidth / 2], table)), positionsBT, 0);
   return { cosines: lookup(cosines), sines: lookup(sines) };
 }
 
@@ -36,15 +30,15 @@ export function rotate(x: Value, { cosines, sines }: Rotary): Value {
   return rotary(x, cosines, sines);
 }
 
-function angles({ headWidth, ropeTheta }: RotaryConfig, positions: readonly number[]) {
-  const half = headWidth / 2;
+function angles(config: RotaryConfig, positions: readonly number[]) {
+  const { frequencies, scale } = rotaryFrequencies(config);
+  const half = frequencies.length;
   const cosines = new Float32Array(positions.length * half);
   const sines = new Float32Array(positions.length * half);
   for (const [row, position] of positions.entries()) {
-    for (let column = 0; column < half; column++) {
-      const angle = position * ropeTheta ** (-(2 * column) / headWidth);
-      cosines[row * half + column] = Math.cos(angle);
-      sines[row * half + column] = Math.sin(angle);
+    for (const [pair, frequency] of frequencies.entries()) {
+      cosines[row * half + pair] = Math.cos(position * frequency) * scale;
+      sines[row * half + pair] = Math.sin(position * frequency) * scale;
     }
   }
   return { cosines, sines };

@@ -58,6 +58,9 @@ export function streamParameters({ llm, streams }: AudioLlm): Map<string, Parame
           initial: 'normal',
           deviation,
         });
+        if (llm.biases.queryKeyValue) {
+          specs.set(`${prefix}.${name}.bias`, { shape: [keyWidth], initial: 'zeros' });
+        }
       }
     }
   }
@@ -71,11 +74,9 @@ export function copiedParameters({ llm, streams }: AudioLlm): Map<string, string
     if (stream.integration.mode !== 'attention-only' || stream.integration.keyValueProjection === 'llm')
       continue;
     for (const layer of layersOf(stream, llm.layers)) {
-      for (const name of ['k_proj', 'v_proj']) {
-        copies.set(
-          `${ownPrefix(stream, layer)}.${name}.weight`,
-          `model.layers.${layer}.self_attn.${name}.weight`,
-        );
+      const parts = llm.biases.queryKeyValue ? ['weight', 'bias'] : ['weight'];
+      for (const name of ['k_proj', 'v_proj'].flatMap((name) => parts.map((part) => `${name}.${part}`))) {
+        copies.set(`${ownPrefix(stream, layer)}.${name}`, `model.layers.${layer}.self_attn.${name}`);
       }
     }
   }
@@ -124,15 +125,25 @@ export function forward(
   idsBT: Value,
   inputs: Readonly<Record<string, Value>>,
 ): ForwardPass {
-  const { llm, feedForward, streams, integration, slot } = model;
-  const [batch, textRows] = idsBT.shape as [number, number];
-  const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const audio = new Map(
-    streams.map((stream) => {
+    model.streams.map((stream) => {
       const { frames, valid } = audioInputNames(stream);
       return [stream, connect(stream, parameters, inputs[frames] as Value, inputs[valid] as Value)];
     }),
   );
+  return forwardFrom(model, parameters, idsBT, audio);
+}
+
+/** The forward pass over [B, T] token ids and what the connectors made of the audio. */
+export function forwardFrom(
+  model: AudioLlm,
+  parameters: Parameters,
+  idsBT: Value,
+  audio: ReadonlyMap<Stream, ConnectedAudio>,
+): ForwardPass {
+  const { llm, feedForward, streams, integration, slot } = model;
+  const [batch, textRows] = idsBT.shape as [number, number];
+  const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const connected = (segment: Segment) => audio.get(segment.stream as Stream) as ConnectedAudio;
   const prefixRows = new Map<Stream, Value>();
   const keysValues: KeysValues[] = [];
@@ -154,7 +165,7 @@ export function forward(
     const audioSegments = [...external, ...prefixes];
     const bias = scope(`layers.${layer}.visibility`, () => {
       const own = layout[layer] as LayerLayout;
-      const staticBias = constant(biasTensor(own, slot, integration));
+      const staticBias = constant(biasTensor(own, slot, integration, llm.windows[layer]));
       if (audioSegments.length === 0) return { all: staticBias, audio: undefined };
       const pieces = audioSegments.map((segment) => connected(segment).biasB11A);
       const audioOnly = concat(pieces, -1);
@@ -216,9 +227,14 @@ function injected(
   return keysValuesOf(llm, parameters, layer, normed, rotary, weights);
 }
 
-function biasTensor(layout: LayerLayout, slot: number, integration: IntegrationConfig): Tensor {
+function biasTensor(
+  layout: LayerLayout,
+  slot: number,
+  integration: IntegrationConfig,
+  window: number | null | undefined,
+): Tensor {
   const count = (segments: readonly Segment[]) =>
     segments.reduce((total, segment) => total + segment.rows, 0);
   const rows = count(layout.rows);
-  return float32([1, 1, rows, count(layout.external) + rows], biasOf(layout, slot, integration));
+  return float32([1, 1, rows, count(layout.external) + rows], biasOf(layout, slot, integration, window));
 }

@@ -64,15 +64,15 @@ export function connectorParameters(
     }
   }
   const trunk = connector.kind === 'mlp' ? connector.hidden : hiddenSize;
-  for (const layer of projectionLayers(stream, layerCount)) {
+  for (const layer of distinctTokens(stream, layerCount)) {
     weight(projectionName(stream, layer), hiddenSize, trunk);
     bias(projectionName(stream, layer), hiddenSize);
   }
   return specs;
 }
 
-/** Layers that need a projection of their own; a single one, named by no layer, when it is shared. */
-function projectionLayers(stream: Stream, layerCount: number): readonly (number | undefined)[] {
+/** Layers that are given audio tokens of their own; a single one, named by no layer, when all get the same. */
+export function distinctTokens(stream: Stream, layerCount: number): readonly (number | undefined)[] {
   return hasProjectionPerLayer(stream) ? layersOf(stream, layerCount) : [undefined];
 }
 

@@ -1,21 +1,17 @@
 /** Answers by generation: the prompt in one pass, then token by token with cached keys and values. */
 import { type Engine, plain } from '../engine/engine.ts';
 import { logits } from '../llm/decoder.ts';
-import {
-  type CacheLayout,
-  cacheNames,
-  chooseTokens,
-  continueSequences,
-  type Decoding,
-  stepProgram,
-} from '../llm/generate.ts';
+import { type CacheLayout, cacheNames, continueSequences, stepProgram } from '../llm/generate.ts';
+import type { Decoding } from '../llm/sampling.ts';
+import { type TextStream, textStream } from '../llm/textStream.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
 import { gather, pad, reshape } from '../tensor/operations.ts';
-import { frozen, type ParameterTensors } from '../tensor/parameters.ts';
+import { frozen, type Parameters, type ParameterTensors } from '../tensor/parameters.ts';
 import type { Program, Value } from '../tensor/program.ts';
 import { int32 } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
-import { type AudioLlm, audioInputs, forward } from './audioLlm.ts';
-import { audioFeeds, bucket, type Row } from './batch.ts';
+import { type AudioLlm, audioInputs, type ForwardPass, forward } from './audioLlm.ts';
+import { audioFeeds, BatchError, bucket, type Row } from './batch.ts';
 import { layoutOf } from './layout.ts';
 
 export interface GenerateOptions {
@@ -26,6 +22,8 @@ export interface GenerateOptions {
   readonly rows: readonly Omit<Row, 'targets'>[];
   readonly maxNewTokens: number;
   readonly decoding: Decoding;
+  /** Is told of every token as it is made; a sequence for which it says true ends with that token. */
+  readonly onToken?: ((sequence: number, id: number) => boolean) | undefined;
 }
 
 /** The cache that prompts of up to `promptRows` tokens and their continuations need. */
@@ -40,8 +38,12 @@ export function cacheLayoutOf(
   return {
     batch,
     textSlots: promptRows + maxNewTokens,
+    slot,
     layers: layers.map(({ external, rows, textOffset }) => ({
-      contextRows: [...external, ...rows.slice(0, -1)].reduce((total, segment) => total + segment.rows, 0),
+      context: [
+        ...external.flatMap((segment) => Array<null>(segment.rows).fill(null)),
+        ...rows.slice(0, -1).flatMap((segment) => segment.positions ?? []),
+      ],
       textOffset,
     })),
   };
@@ -62,31 +64,53 @@ export function prefillProgram(
   } as const;
   return trace<string>(types, (inputs) => {
     const weights = frozen(parameters);
-    const { hiddenBTD, keysValues, audioBias } = forward(model, weights, inputs.ids as Value, inputs);
-    const outputs: Record<string, Value> = {};
-    for (const [layer, { keysBKSH, valuesBKSH }] of keysValues.entries()) {
-      const names = cacheNames(layer);
-      outputs[names.keys] = pad(keysBKSH, 2, 0, textSlots - promptRows);
-      outputs[names.values] = pad(valuesBKSH, 2, 0, textSlots - promptRows);
-      const bias = audioBias[layer];
-      if (bias !== undefined) outputs[names.bias] = bias;
-    }
-    const flat = reshape(hiddenBTD, [batch * promptRows, model.llm.hiddenSize]);
-    return { ...outputs, logits: logits(model.llm, weights, gather(flat, inputs.last as Value, 0)) };
+    const pass = forward(model, weights, inputs.ids as Value, inputs);
+    return cacheOutputs(model, weights, pass, textSlots - promptRows, inputs.last as Value);
   });
 }
 
-/** Generates an answer to each prompt. Returns token ids without the stop token. */
+/**
+ * What a prompt leaves behind: its keys and values with room for what follows, and the logits of the next token.
+ * @param roomRows empty rows behind those of the prompt
+ * @param lastB where each sequence's last row stands in [B * T]
+ */
+export function cacheOutputs(
+  { llm }: AudioLlm,
+  parameters: Parameters,
+  { hiddenBTD, keysValues, audioBias }: ForwardPass,
+  roomRows: number,
+  lastB: Value,
+): Record<string, Value> {
+  const outputs: Record<string, Value> = {};
+  for (const [layer, { keysBKSH, valuesBKSH }] of keysValues.entries()) {
+    const names = cacheNames(layer);
+    outputs[names.keys] = pad(keysBKSH, 2, 0, roomRows);
+    outputs[names.values] = pad(valuesBKSH, 2, 0, roomRows);
+    const bias = audioBias[layer];
+    if (bias !== undefined) outputs[names.bias] = bias;
+  }
+  const [batch, rows, width] = hiddenBTD.shape as [number, number, number];
+  const flat = reshape(hiddenBTD, [batch * rows, width]);
+  return { ...outputs, logits: logits(llm, parameters, gather(flat, lastB, 0)) };
+}
+
+/**
+ * Generates an answer to each prompt. Returns token ids without the stop token.
+ * @throws BatchError naming a sample that is longer, answer and audio included, than the LLM was made for
+ */
 export async function generate(options: GenerateOptions): Promise<number[][]> {
-  const { engine, model, parameters, rows, maxNewTokens, decoding } = options;
+  const { engine, model, parameters, rows, maxNewTokens, decoding, onToken } = options;
   if (rows.length === 0) return [];
   const lengths = rows.map((row) => row.ids.length);
   // Batches whose longest prompts are about as long share their programs.
   const promptRows = bucket(Math.max(...lengths));
   const layout = cacheLayoutOf(model, rows.length, promptRows, maxNewTokens);
+  mustFit(model, layout, rows, maxNewTokens);
   const ids = new Int32Array(rows.length * promptRows);
   for (const [index, row] of rows.entries()) ids.set(row.ids, index * promptRows);
-  const prefill = await engine.compile(prefillProgram(model, parameters, layout, promptRows));
+  const program = prefillProgram(model, parameters, layout, promptRows);
+  const caches = [...program.outputs.keys()].filter((name) => name !== 'logits');
+  const prefill = await engine.compile(program, { keepOnDevice: engine.inPlace ? [] : caches });
   try {
     const outputs = await prefill.run({
       ids: int32([rows.length, promptRows], ids),
@@ -102,17 +126,61 @@ export async function generate(options: GenerateOptions): Promise<number[][]> {
       step: stepProgram(model.llm, parameters, model.feedForward, layout),
       layout,
       cache,
-      promptLengths: lengths,
-      firstTokens: chooseTokens(
-        plain({ first: first as never }, 'first').data as Float32Array,
-        rows.length,
-        decoding,
-      ),
+      prompts: rows.map((row) => row.ids),
+      logits: plain({ first: first as never }, 'first').data as Float32Array,
       stopIds: model.llm.eosTokenIds,
       maxNewTokens,
       decoding,
+      onToken,
     });
   } finally {
     await prefill.dispose();
+  }
+}
+
+export interface GenerateTextOptions extends Omit<GenerateOptions, 'onToken'> {
+  readonly tokenizer: Tokenizer;
+  /** Texts before which an answer ends. */
+  readonly stop: readonly string[];
+  /** Is told of every piece of text as soon as it is certain. */
+  readonly onText?: ((sequence: number, piece: string) => void) | undefined;
+}
+
+/** Generates an answer to each prompt, as text. @throws as `generate` */
+export async function generateText(options: GenerateTextOptions): Promise<string[]> {
+  const { tokenizer, stop, onText, ...rest } = options;
+  const streams = options.rows.map(() => textStream(tokenizer, stop));
+  const tell = (sequence: number, piece: string) => {
+    if (piece !== '') onText?.(sequence, piece);
+  };
+  await generate({
+    ...rest,
+    onToken: (sequence, id) => {
+      const stream = streams[sequence] as TextStream;
+      tell(sequence, stream.push(id));
+      return stream.stopped;
+    },
+  });
+  return streams.map((stream, sequence) => {
+    tell(sequence, stream.end());
+    return stream.text;
+  });
+}
+
+function mustFit(
+  { llm }: AudioLlm,
+  { layers }: CacheLayout,
+  rows: GenerateOptions['rows'],
+  maxNewTokens: number,
+): void {
+  const audio = Math.max(...layers.map(({ textOffset }) => textOffset));
+  for (const { id, ids } of rows) {
+    const length = ids.length + audio + maxNewTokens;
+    if (length <= llm.maxPositions) continue;
+    throw new BatchError(
+      `sample "${id}": ${ids.length} text tokens, ${audio} positions of audio and an answer of up to ${maxNewTokens} ` +
+        `tokens are more than the ${llm.maxPositions} positions that the LLM was made for: lower maxNewTokens, or ` +
+        'shorten the prompt',
+    );
   }
 }

@@ -71,8 +71,17 @@ function reserved(stream: Stream): number {
   return { sequential: audioTokens(stream), shared: 1, none: 0 }[rope];
 }
 
-/** The attention bias [rows, keys] of a layer: 0 where a row sees a key, `masked` where not. */
-export function biasOf(layout: LayerLayout, slot: number, integration: IntegrationConfig): Float32Array {
+/**
+ * The attention bias [rows, keys] of a layer: 0 where a row sees a key, `masked` where not.
+ * @param window how many of the newest positions a row sees, its own included; null: all. It is about the sequence:
+ * attention-only audio stands outside and stays in sight.
+ */
+export function biasOf(
+  layout: LayerLayout,
+  slot: number,
+  integration: IntegrationConfig,
+  window: number | null = null,
+): Float32Array {
   const keys = [...layout.external, ...layout.rows];
   const count = (segments: readonly Segment[]) =>
     segments.reduce((total, segment) => total + segment.rows, 0);
@@ -84,12 +93,24 @@ export function biasOf(layout: LayerLayout, slot: number, integration: Integrati
         const order = keyOrder - layout.external.length;
         for (let key = 0; key < keySegment.rows; key++) {
           const sees = isVisible(rowSegment, row, rowOrder, keySegment, key, order, slot, integration);
-          bias[at++] = sees ? 0 : masked;
+          const inWindow = order < 0 || isInSequenceWindow(rowSegment, row, keySegment, key, window);
+          bias[at++] = sees && inWindow ? 0 : masked;
         }
       }
     }
   }
   return bias;
+}
+
+function isInSequenceWindow(
+  rowSegment: Segment,
+  row: number,
+  keySegment: Segment,
+  key: number,
+  window: number | null,
+): boolean {
+  if (window === null) return true;
+  return (rowSegment.positions?.[row] as number) - (keySegment.positions?.[key] as number) < window;
 }
 
 /** Orders count the segments among the rows; a negative key order marks an attention-only stream. */

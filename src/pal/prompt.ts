@@ -28,7 +28,7 @@ export function renderPrompt({ template }: PromptConfig, { question, options = [
 export function promptIds(
   config: PromptConfig,
   tokenizer: Tokenizer,
-  bosTokenId: number,
+  bosTokenId: number | null,
   asked: Asked,
 ): Prompt {
   const front = frontIds(config, tokenizer, bosTokenId);
@@ -36,8 +36,12 @@ export function promptIds(
 }
 
 /** The tokens in front of the audio; the same for every question. */
-export function frontIds({ system }: PromptConfig, tokenizer: Tokenizer, bosTokenId: number): number[] {
-  return [bosTokenId, ...(system === '' ? [] : tokenizer.encode(system))];
+export function frontIds(
+  { system }: PromptConfig,
+  tokenizer: Tokenizer,
+  bosTokenId: number | null,
+): number[] {
+  return [...(bosTokenId === null ? [] : [bosTokenId]), ...(system === '' ? [] : tokenizer.encode(system))];
 }
 
 /** An answer as it follows the prompt: its first word carries the space. */

@@ -210,6 +210,14 @@ const gradientRules: { readonly [P in Primitive]: GradientRule<P> } = {
   gatherElements: ({ inputs, attributes, dy }) => [
     ops.scatterAdd(zeros(input(inputs, 0)), input(inputs, 1), dy, attributes.axis),
   ],
+  scatterElements: ({ inputs, attributes: { axis }, dy, asked }) => {
+    const [indices, updates] = [input(inputs, 1), input(inputs, 2)];
+    return [
+      asked(0) ? ops.scatterElements(dy, indices, zeros(updates), axis) : undefined,
+      undefined,
+      asked(2) ? ops.gatherElements(dy, indices, axis) : undefined,
+    ];
+  },
   scatterAdd: ({ inputs, attributes, dy, asked }) => [
     asked(0) ? dy : undefined,
     undefined,

@@ -312,21 +312,28 @@ const evaluate: { readonly [P in Primitive]: Evaluate<P> } = {
       }),
     ];
   },
-  scatterAdd: (inputs, { axis }) => {
-    const [data, indices, updates] = [get(inputs, 0), get(inputs, 1), get(inputs, 2)];
-    const result = data.data.slice();
-    const steps = strides(data.shape);
-    forEachIndex(indices.shape, (index, flat) => {
-      const picked = normalizedIndex(indices.data[flat] as number, data.shape[axis] ?? 0, 'scatterAdd');
-      const position = offset(
-        index.map((value, other) => (other === axis ? picked : value)),
-        steps,
-      );
-      result[position] = (result[position] as number) + (updates.data[flat] as number);
-    });
-    return [{ shape: data.shape, data: result }];
-  },
+  scatterElements: (inputs, { axis }) => scattered(inputs, axis, (_, update) => update),
+  scatterAdd: (inputs, { axis }) => scattered(inputs, axis, (old, update) => old + update),
 };
+
+function scattered(
+  inputs: readonly Numbers[],
+  axis: number,
+  combine: (old: number, update: number) => number,
+): Numbers[] {
+  const [data, indices, updates] = [get(inputs, 0), get(inputs, 1), get(inputs, 2)];
+  const result = data.data.slice();
+  const steps = strides(data.shape);
+  forEachIndex(indices.shape, (index, flat) => {
+    const picked = normalizedIndex(indices.data[flat] as number, data.shape[axis] ?? 0, 'scatter');
+    const position = offset(
+      index.map((value, other) => (other === axis ? picked : value)),
+      steps,
+    );
+    result[position] = combine(result[position] as number, updates.data[flat] as number);
+  });
+  return [{ shape: data.shape, data: result }];
+}
 
 /** A tensor's numbers as float64. */
 export function toNumbers(tensor: Tensor): Numbers {

@@ -14,6 +14,7 @@ const inPlace: ReadonlySet<Primitive> = new Set<Primitive>([
   'tanh',
   'softmax',
   'logSoftmax',
+  'scatterElements',
   'scatterAdd',
 ]);
 

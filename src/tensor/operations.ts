@@ -205,6 +205,13 @@ export const gather = (data: Value, indices: Value, axis: number) =>
 export const gatherElements = (data: Value, indices: Value, axis: number) =>
   only(emit('gatherElements', [data, indices], { axis }));
 
+/**
+ * Puts each update where its index says along the axis: `out[i][indices[i][j]] = updates[i][j]` for axis 1. No two
+ * indices may point to the same element.
+ */
+export const scatterElements = (data: Value, indices: Value, updates: Value, axis: number) =>
+  only(emit('scatterElements', [data, indices, updates], { axis }));
+
 /** Adds each update where its index says along the axis; repeated indices add up. */
 export const scatterAdd = (data: Value, indices: Value, updates: Value, axis: number) =>
   only(emit('scatterAdd', [data, indices, updates], { axis }));

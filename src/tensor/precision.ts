@@ -62,6 +62,7 @@ export const autocastRules: { readonly [P in Primitive]: Rule } = {
   expand: 'widest',
   gather: 'widest',
   gatherElements: 'widest',
+  scatterElements: 'widest',
   scatterAdd: 'float32',
 };
 

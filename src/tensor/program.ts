@@ -65,6 +65,8 @@ export interface Attributes {
   gather: { readonly axis: number };
   /** inputs: data, integer indices of the same rank; one element per index */
   gatherElements: { readonly axis: number };
+  /** inputs: data, integer indices, updates of the indices' shape; an update replaces what its index points to */
+  scatterElements: { readonly axis: number };
   /** inputs: data, integer indices, updates of the indices' shape; repeated indices add up */
   scatterAdd: { readonly axis: number };
 }

@@ -92,6 +92,16 @@ const dropExpand: Rule = (node) => {
   return inputs === node.inputs ? undefined : ({ ...node, inputs } as Node);
 };
 
+/** Axes of one element may stand anywhere: a transposition that moves no others is a reshape. */
+const reshapeOnes: Rule = (node) => {
+  if (node.primitive !== 'transpose') return undefined;
+  const [{ shape }] = node.inputs as readonly [Value];
+  const moved = node.attributes.permutation.filter((axis) => shape[axis] !== 1);
+  if (moved.some((axis, at) => at > 0 && axis < (moved[at - 1] as number))) return undefined;
+  const [{ shape: made }] = node.outputs as readonly [Value];
+  return { primitive: 'reshape', inputs: node.inputs, attributes: { shape: made }, outputs: node.outputs };
+};
+
 /** Of two reshapes only the second matters; one to the shape that is there does nothing. */
 const mergeReshapes: Rule = (node) => {
   if (node.primitive !== 'reshape') return undefined;
@@ -140,4 +150,4 @@ const foldCasts: Rule = (node) => {
   return { primitive: 'constant', inputs: [], attributes: { tensor }, outputs: node.outputs };
 };
 
-const rules: readonly Rule[] = [dropExpand, dropOne, mergeReshapes, scatterInPlace, foldCasts];
+const rules: readonly Rule[] = [dropExpand, dropOne, reshapeOnes, mergeReshapes, scatterInPlace, foldCasts];

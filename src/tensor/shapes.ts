@@ -340,22 +340,28 @@ export const shapeRules: { readonly [P in Primitive]: ShapeRule<P> } = {
     },
     flops: free,
   },
+  scatterElements: { types: scatterTypes, flops: free },
   scatterAdd: {
     types: (inputs, { axis }) => {
-      arity(inputs, 3);
-      const [data, indices, updates] = [mustFloat(at(inputs, 0)), mustInteger(at(inputs, 1)), at(inputs, 2)];
-      sameDType(data, updates);
-      mustElementIndices(data, indices, axis);
-      if (!sameShape(indices.shape, updates.shape)) {
-        throw new Error(
-          `indices ${formatShape(indices.shape)} and updates ${formatShape(updates.shape)} differ in shape`,
-        );
-      }
-      return [data];
+      mustFloat(at(inputs, 0));
+      return scatterTypes(inputs, { axis });
     },
     flops: (inputs) => sizeOf(at(inputs, 2).shape),
   },
 };
+
+function scatterTypes(inputs: readonly ValueType[], { axis }: { readonly axis: number }): ValueType[] {
+  arity(inputs, 3);
+  const [data, indices, updates] = [at(inputs, 0), mustInteger(at(inputs, 1)), at(inputs, 2)];
+  sameDType(data, updates);
+  mustElementIndices(data, indices, axis);
+  if (!sameShape(indices.shape, updates.shape)) {
+    throw new Error(
+      `indices ${formatShape(indices.shape)} and updates ${formatShape(updates.shape)} differ in shape`,
+    );
+  }
+  return [data];
+}
 
 function mustElementIndices(data: ValueType, indices: ValueType, axis: number): void {
   mustAxis(data, axis);

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { decoderConfigJson, parameterShapes, parseDecoderConfig } from '../../src/llm/config.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 
 /** The config.json of HuggingFaceTB/SmolLM2-135M. */
 const smolLm2 = {
@@ -43,6 +44,7 @@ const minimal = {
 describe('parseDecoderConfig', () => {
   test('reads a published config', () => {
     expect(parseDecoderConfig(smolLm2, 'config.json')).toEqual({
+      ...plainLlama,
       hiddenSize: 576,
       intermediateSize: 1536,
       layers: 30,
@@ -88,15 +90,76 @@ describe('parseDecoderConfig', () => {
     });
   });
 
+  test('fills in the defaults of each family', () => {
+    const of = (model_type: string, architecture: string, change: object = {}) =>
+      parseDecoderConfig(
+        {
+          ...minimal,
+          num_attention_heads: 32,
+          hidden_size: 64,
+          model_type,
+          architectures: [architecture],
+          ...change,
+        },
+        'c',
+      );
+    expect(of('mistral', 'MistralForCausalLM')).toMatchObject({
+      keyValueHeads: 8,
+      windows: [4096],
+      maxPositions: 131072,
+      bosTokenId: 1,
+    });
+    expect(of('qwen2', 'Qwen2ForCausalLM')).toMatchObject({
+      keyValueHeads: 32,
+      biases: { queryKeyValue: true, output: false, feedForward: false },
+      windows: [],
+      bosTokenId: null,
+      eosTokenIds: [],
+    });
+    expect(of('qwen3', 'Qwen3ForCausalLM')).toMatchObject({
+      headWidth: 128,
+      queryKeyNorm: true,
+      windows: [],
+    });
+    const windows = {
+      use_sliding_window: true,
+      sliding_window: 5,
+      max_window_layers: 2,
+      num_hidden_layers: 3,
+    };
+    expect(of('qwen2', 'Qwen2ForCausalLM', windows).windows).toEqual([null, null, 5]);
+    const types = ['sliding_attention', 'full_attention', 'full_attention'];
+    expect(of('qwen2', 'Qwen2ForCausalLM', { ...windows, layer_types: types }).windows).toEqual([
+      5,
+      null,
+      null,
+    ]);
+    expect(() => of('qwen2', 'Qwen2ForCausalLM', { layer_types: types })).toThrow(
+      /layer_types names 3 layers/,
+    );
+  });
+
   test.each<[string, object, RegExp]>([
     ['another architecture', { architectures: ['Qwen2ForCausalLM'] }, /architectures\.0: .*LlamaForCausalLM/],
+    ['another family', { model_type: 'gemma' }, /model_type: .*llama.*qwen3/],
     ['another activation', { hidden_act: 'gelu' }, /hidden_act: .*silu/],
-    ['biases', { attention_bias: true }, /attention_bias/],
-    ['scaled positions', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, /rope_scaling\.rope_type/],
+    ['a window, which Llama has not', { sliding_window: 4 }, /unknown fields "sliding_window"/],
+    ['scaling without its factors', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, /low_freq_factor/],
+    ['scaling by length', { rope_scaling: { type: 'dynamic', factor: 2 } }, /rope_scaling\.rope_type/],
     [
-      'scaled positions of transformers 5',
-      { rope_parameters: { rope_type: 'yarn' } },
+      'scaling by length, in transformers 5',
+      { rope_parameters: { rope_type: 'longrope' } },
       /rope_parameters\.rope_type/,
+    ],
+    [
+      'a field of the scaling that is not computed',
+      { rope_scaling: { type: 'yarn', factor: 2, mscale: 1 } },
+      /unknown fields "rope_scaling\.mscale"/,
+    ],
+    [
+      'half-rotated heads',
+      { rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.5 } },
+      /partial_rotary_factor/,
     ],
     ['an unknown field', { attention_sink: 4 }, /unknown fields "attention_sink"/],
     ['quantized weights', { quantization_config: {} }, /unknown fields "quantization_config"/],
@@ -111,7 +174,6 @@ describe('parseDecoderConfig', () => {
     ],
     ['groups that do not divide', { num_key_value_heads: 3 }, /num_attention_heads 4 is no multiple/],
     ['an odd head', { head_dim: 3 }, /head width 3 is odd/],
-    ['no first token', { bos_token_id: null }, /bos_token_id/],
     ['a token outside', { eos_token_id: [2, 10] }, /eos_token_id 10 is outside the vocabulary of 10/],
   ])('refuses %s', (_name, change, message) => {
     const config = { ...minimal, ...change };
@@ -120,7 +182,7 @@ describe('parseDecoderConfig', () => {
   });
 
   test('lists every problem at once', () => {
-    const config = { ...minimal, hidden_act: 'relu', mlp_bias: true, sliding_window: 4 };
+    const config = { ...minimal, hidden_act: 'relu', mlp_bias: 1, sliding_window: 4 };
     expect(() => parseDecoderConfig(config, 'c')).toThrow(/hidden_act.*mlp_bias.*sliding_window/s);
   });
 

@@ -5,16 +5,18 @@ import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import { generate } from '../../src/pal/generate.ts';
 import { reshape } from '../../src/tensor/operations.ts';
 import { frozen } from '../../src/tensor/parameters.ts';
 import type { Precision } from '../../src/tensor/precision.ts';
 import type { Value } from '../../src/tensor/program.ts';
-import { float32, int32 } from '../../src/tensor/tensor.ts';
+import { int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { gradientProgram } from '../../src/train/step.ts';
+import { fill } from './fill.ts';
 
 interface Golden {
   readonly ids: number[][];
@@ -39,24 +41,10 @@ const autocast = JSON.parse(readFileSync('test/golden/llama_autocast.json', 'utf
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
 
-/** The formula of test/golden/llama.py. */
-function fill(name: string, shape: readonly number[]) {
-  const start =
-    [...name].reduce((total, letter, index) => total + (index + 1) * letter.charCodeAt(0), 0) % 1000;
-  const size = shape.reduce((a, b) => a * b, 1);
-  const values = Float32Array.from({ length: size }, (_, index) => {
-    const value = Math.sin(start + 1.7 * index);
-    if (name.includes('norm')) return 1 + 0.2 * value;
-    return name.includes('embed') || name.includes('lm_head')
-      ? value
-      : (value * 1.5) / Math.sqrt(shape.at(-1) as number);
-  });
-  return float32(shape, values);
-}
-
 describe('the decoder against transformers on PyTorch', () => {
   for (const [name, expected] of Object.entries(golden.cases)) {
     const llm: DecoderConfig = {
+      ...plainLlama,
       hiddenSize: 32,
       intermediateSize: 48,
       layers: 3,
@@ -64,7 +52,6 @@ describe('the decoder against transformers on PyTorch', () => {
       keyValueHeads: 2,
       headWidth: 8,
       vocabularySize: 61,
-      rmsNormEpsilon: 1e-5,
       ropeTheta: expected.ropeTheta,
       tieWordEmbeddings: expected.tied,
       maxPositions: 128,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { tokenizerFromJson } from '../../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../../src/llm/trainTokenizer.ts';
@@ -21,6 +22,7 @@ const tokenizer = tokenizerFromJson(
   'tokenizer',
 );
 const config: DecoderConfig = {
+  ...plainLlama,
   hiddenSize: 8,
   intermediateSize: 12,
   layers: 2,
@@ -28,8 +30,6 @@ const config: DecoderConfig = {
   keyValueHeads: 2,
   headWidth: 6,
   vocabularySize: tokenizer.size,
-  rmsNormEpsilon: 1e-5,
-  ropeTheta: 10_000,
   tieWordEmbeddings: true,
   maxPositions: 128,
   bosTokenId: 0,

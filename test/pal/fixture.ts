@@ -2,12 +2,14 @@
 import { random } from '../../src/config/random.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 import { initialize } from '../../src/llm/initialize.ts';
 import { type AudioLlm, audioInputNames, streamParameters } from '../../src/pal/audioLlm.ts';
 import type { AttentionOnlyIntegration, IntegrationConfig, Stream } from '../../src/pal/streams.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 
 export const llm: DecoderConfig = {
+  ...plainLlama,
   hiddenSize: 16,
   intermediateSize: 24,
   layers: 4,
@@ -15,8 +17,6 @@ export const llm: DecoderConfig = {
   keyValueHeads: 2,
   headWidth: 4,
   vocabularySize: 23,
-  rmsNormEpsilon: 1e-5,
-  ropeTheta: 10000,
   tieWordEmbeddings: true,
   maxPositions: 64,
   bosTokenId: 0,
@@ -77,7 +77,7 @@ export function allParameters(model: AudioLlm): Map<string, Tensor & { dtype: 'f
     if (name.includes('layernorm'))
       for (let at = 0; at < tensor.data.length; at++) tensor.data[at] = 1 + 0.1 * (at % 3);
   }
-  return new Map([...llmParameters(), ...own]);
+  return new Map([...llmParameters(model.llm), ...own]);
 }
 
 export function audioFeeds(streams: readonly Stream[], batch: number, padding = 0): Record<string, Tensor> {

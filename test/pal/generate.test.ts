@@ -2,8 +2,9 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import type { DecoderConfig } from '../../src/llm/config.ts';
 import { logits } from '../../src/llm/decoder.ts';
-import { chooseTokens } from '../../src/llm/generate.ts';
+import { chooseTokens } from '../../src/llm/sampling.ts';
 import { type AudioLlm, audioInputs, forward } from '../../src/pal/audioLlm.ts';
 import { audioFeeds, type ClipFeatures } from '../../src/pal/batch.ts';
 import { generate } from '../../src/pal/generate.ts';
@@ -59,7 +60,7 @@ async function uncached(
       ...audioFeeds(model.streams, 1, [{ id: 'a', clip: heard }]),
     };
     const scores = plain(await executable.run(feeds), 'scores').data as Float32Array;
-    all.push(chooseTokens(scores, 1, { decoding: 'greedy' })[0] as number);
+    all.push(chooseTokens(scores, [[]], { decoding: 'greedy' })[0] as number);
     await executable.dispose();
   }
   return all.slice(ids.length);
@@ -67,7 +68,10 @@ async function uncached(
 
 describe('cached decoding equals the full forward pass', () => {
   const prefix = { mode: 'prefix', startLayer: 0 } as const;
-  const cases: Record<string, { streams: Stream[]; integration?: Partial<IntegrationConfig> }> = {
+  const cases: Record<
+    string,
+    { streams: Stream[]; integration?: Partial<IntegrationConfig>; llm?: Partial<DecoderConfig> }
+  > = {
     'without audio': { streams: [] },
     'attention-only': { streams: [stream('one')] },
     prefix: { streams: [stream('one', { integration: prefix })] },
@@ -85,11 +89,19 @@ describe('cached decoding equals the full forward pass', () => {
       ],
     },
     'compact positions': { streams: [stream('one')], integration: { positions: 'compact' } },
+    'windows, over audio in the sequence and audio outside of it': {
+      streams: [stream('one', { integration: prefix }), stream('two')],
+      llm: { windows: [3, null, 4, 6] },
+    },
+    'biases and normalised heads, with projections of its own': {
+      streams: [stream('one', { integration: { ...attentionOnly, keyValueProjection: 'separate' } })],
+      llm: { queryKeyNorm: true, biases: { queryKeyValue: true, output: true, feedForward: true } },
+    },
     'shared positions': { streams: [stream('one', { integration: { ...attentionOnly, rope: 'shared' } })] },
   };
-  for (const [name, { streams, integration }] of Object.entries(cases)) {
+  for (const [name, { streams, integration, llm: own }] of Object.entries(cases)) {
     it(name, async () => {
-      const model = { ...audioLlm(streams, integration), llm: { ...llm, eosTokenIds: [] } };
+      const model = { ...audioLlm(streams, integration), llm: { ...llm, ...own, eosTokenIds: [] } };
       const prompts = [
         [0, 5, 7, 9, 3],
         [0, 5, 11],
@@ -127,18 +139,5 @@ describe('cached decoding equals the full forward pass', () => {
       model: { ...model, llm: { ...llm, eosTokenIds: [end] } },
     });
     expect(stopped).toEqual(free.slice(0, free.indexOf(end)));
-  });
-
-  it('samples in proportion to the probabilities, the same for the same seed', () => {
-    const scores = Float32Array.from([Math.log(0.1), Math.log(0.6), Math.log(0.3)]);
-    const draw = (seed: number) => {
-      const stream = random(seed);
-      const decoding = { decoding: 'sample', temperature: 1, random: stream } as const;
-      return Array.from({ length: 3000 }, () => chooseTokens(scores, 1, decoding)[0] as number);
-    };
-    expect(draw(1)).toEqual(draw(1));
-    const shares = [0, 1, 2].map((id) => draw(1).filter((other) => other === id).length / 3000);
-    for (const [id, share] of [0.1, 0.6, 0.3].entries())
-      expect(Math.abs((shares[id] as number) - share)).toBeLessThan(0.03);
   });
 });

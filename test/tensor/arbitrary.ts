@@ -75,12 +75,13 @@ function axesOf(random: Random, x: Value): number[] {
 function indexed(
   apply: (data: Value, indices: Value, axis: number, random: Random) => Value,
   sameRank: boolean,
+  most = 5,
 ): Draw {
   return (random) => {
     const dims = shape(random, 1 + random.integer(3));
     const axis = random.integer(dims.length);
     const wanted = sameRank
-      ? dims.map((size, other) => (other === axis ? 1 + random.integer(5) : 1 + random.integer(size)))
+      ? dims.map((size, other) => (other === axis ? 1 + random.integer(most) : 1 + random.integer(size)))
       : shape(random, random.integer(3));
     const indices = Array.from({ length: sizeOf(wanted) }, () => random.integer(dims[axis] as number));
     return {
@@ -240,6 +241,15 @@ export const cases: { readonly [P in Exclude<Primitive, 'input'>]: Draw } = {
   },
   gather: indexed((data, indices, axis) => ops.gather(data, indices, axis), false),
   gatherElements: indexed((data, indices, axis) => ops.gatherElements(data, indices, axis), true),
+  // One index along the axis, so that no two point to the same element.
+  scatterElements: indexed(
+    (data, indices, axis) => {
+      const updates = ops.multiply(ops.gatherElements(data, indices, axis), 3);
+      return ops.scatterElements(ops.multiply(data, data), indices, updates, axis);
+    },
+    true,
+    1,
+  ),
   scatterAdd: indexed((data, indices, axis) => {
     // The updates depend on the data as well, so that both gradients are seen.
     const updates = ops.multiply(ops.gatherElements(data, indices, axis), 3);

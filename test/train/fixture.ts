@@ -10,6 +10,7 @@ import { random } from '../../src/config/random.ts';
 import { readManifest, writeManifest } from '../../src/data/manifest.ts';
 import { buildSoundWorld } from '../../src/data/soundWorld/build.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
+import { plainLlama } from '../../src/llm/families.ts';
 import { initialize, type ParameterSpec } from '../../src/llm/initialize.ts';
 import { loadTokenizer } from '../../src/llm/tokenizer.ts';
 import { saveLlm } from '../../src/llm/weights.ts';
@@ -47,6 +48,7 @@ export async function makeWorld(over: Readonly<Record<string, unknown>> = {}): P
   await keepFew(dataset);
   const tokenizer = await loadTokenizer('models/sound-world');
   const config: DecoderConfig = {
+    ...plainLlama,
     hiddenSize: 32,
     intermediateSize: 48,
     layers: 4,
@@ -54,8 +56,6 @@ export async function makeWorld(over: Readonly<Record<string, unknown>> = {}): P
     keyValueHeads: 2,
     headWidth: 8,
     vocabularySize: tokenizer.size,
-    rmsNormEpsilon: 1e-5,
-    ropeTheta: 10_000,
     tieWordEmbeddings: true,
     maxPositions: 256,
     bosTokenId: 0,

@@ -18,6 +18,7 @@ const moving: ReadonlySet<Primitive> = new Set<Primitive>([
   'concat',
   'gather',
   'gatherElements',
+  'scatterElements',
 ]);
 
 /**

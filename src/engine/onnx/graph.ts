@@ -18,7 +18,7 @@ import { castTensor } from '../../tensor/halfPrecision.ts';
 import type { ValueType } from '../../tensor/program.ts';
 import { allocate, type DType, type Tensor, tensor } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
-import { type Initializers, initializers, onnxDType } from './initializers.ts';
+import { type Initializers, initializers, onnxDType, type Placement } from './initializers.ts';
 
 export type AttributeValue = number | string | { readonly float: number } | readonly number[];
 
@@ -39,6 +39,8 @@ export interface GraphBuilder {
   integers(values: readonly number[], shape?: readonly number[]): string;
   /** A shared scalar. */
   scalar(dtype: DType, value: number): string;
+  /** The name of what `make` computes under it; what has the same key is computed once. */
+  once(key: string, make: (name: string) => void): string;
   /** A name that no value of the program has. */
   temporary(base: string): string;
 }
@@ -49,10 +51,15 @@ const forbiddenOperators: ReadonlySet<string> = new Set(['ScatterND']);
 /**
  * @param taken the names of the program's own values
  * @param externalFrom bytes from which a constant lies beside the model
+ * @param place where it lies then
  */
-export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): GraphBuilder {
+export function graphBuilder(
+  taken: ReadonlySet<string>,
+  externalFrom: number,
+  place?: Placement,
+): GraphBuilder {
   const nodes: NodeProto[] = [];
-  const constants = initializers(externalFrom);
+  const constants = initializers(externalFrom, place);
   const shared = new Map<string, string>();
   const used = new Set(taken);
 
@@ -66,12 +73,14 @@ export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): 
     }
   }
 
-  function share(key: string, values: Tensor): string {
+  const share = (key: string, values: Tensor) => once(key, (name) => constants.add(name, values));
+
+  function once(key: string, make: (name: string) => void): string {
     const known = shared.get(key);
     if (known !== undefined) return known;
     const name = temporary(key);
-    constants.add(name, values);
     shared.set(key, name);
+    make(name);
     return name;
   }
 
@@ -79,6 +88,7 @@ export function graphBuilder(taken: ReadonlySet<string>, externalFrom: number): 
     nodes,
     initializers: constants,
     temporary,
+    once,
     initializer: constants.add,
     node(operator, inputs, outputs, attributes = {}, domain = '') {
       if (forbiddenOperators.has(operator)) {

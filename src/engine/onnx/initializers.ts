@@ -30,8 +30,12 @@ export interface ExternalData {
   readonly data: Uint8Array;
 }
 
+/** Where constants lie that are not in the model: takes the bytes of one, and says where it put them. */
+export type Placement = (bytes: Uint8Array) => { readonly location: string; readonly offset: number };
+
 export interface Initializers {
   readonly tensors: readonly TensorProto[];
+  /** What lies beside the model, unless a placement took it. */
   readonly external: readonly ExternalData[];
   /**
    * Adds a constant.
@@ -43,10 +47,18 @@ export interface Initializers {
 /** Of one message of protobuf, and of one tensor that ONNX Runtime reads from memory. */
 const limitBytes = 2 ** 31 - 1;
 
-/** @param externalFrom bytes from which a constant lies beside the model; Infinity: never */
-export function initializers(externalFrom: number): Initializers {
+/**
+ * @param externalFrom bytes from which a constant lies beside the model; Infinity: never
+ * @param place where it lies then; in a piece of memory of its own when left out
+ */
+export function initializers(externalFrom: number, place?: Placement): Initializers {
   const tensors: TensorProto[] = [];
   const external: ExternalData[] = [];
+  const alone: Placement = (data) => {
+    const path = `constant-${external.length}`;
+    external.push({ path, data });
+    return { location: path, offset: 0 };
+  };
   let inside = 0;
   return {
     tensors,
@@ -70,8 +82,8 @@ export function initializers(externalFrom: number): Initializers {
         tensors.push(create(TensorProtoSchema, { ...own, rawData: bytes }));
         return;
       }
-      const path = `constant-${external.length}`;
-      const entries = { location: path, offset: '0', length: String(bytes.byteLength) };
+      const { location, offset } = (place ?? alone)(bytes);
+      const entries = { location, offset: String(offset), length: String(bytes.byteLength) };
       tensors.push(
         create(TensorProtoSchema, {
           ...own,
@@ -81,7 +93,6 @@ export function initializers(externalFrom: number): Initializers {
           ),
         }),
       );
-      external.push({ path, data: bytes });
     },
   };
 }

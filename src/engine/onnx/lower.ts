@@ -1,15 +1,16 @@
 /** Each primitive in ONNX operators, and a whole program as an ONNX model. */
 import { create, toBinary } from '@bufbuild/protobuf';
 import { GraphProtoSchema, ModelProtoSchema, OperatorSetIdProtoSchema } from 'onnx-buf';
-import { simplify } from '../../tensor/passes.ts';
+import { removeDeadCode, simplify } from '../../tensor/passes.ts';
 import type { Primitive, Program, Value } from '../../tensor/program.ts';
 import { schedule } from '../../tensor/schedule.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
 import { EngineError } from '../engine.ts';
 import { emulateHalf } from './emulate.ts';
 import { graphBuilder, sequenceInfo, valueInfo } from './graph.ts';
-import { type ExternalData, onnxDType } from './initializers.ts';
+import { type ExternalData, onnxDType, type Placement } from './initializers.ts';
 import { type Lower, type Lowerings, transposed } from './lowering.ts';
+import { stackProducts } from './stackedProducts.ts';
 import { webGpuLowerings } from './webGpu.ts';
 
 /** A primitive that is an ONNX operator as it stands. */
@@ -29,7 +30,9 @@ function withShape<P extends 'reshape' | 'expand'>(name: string): Lower<P> {
     graph.node(name, [...inputs, graph.integers(shape)], outputs);
 }
 
-function alongAxis<P extends 'gather' | 'gatherElements' | 'concat'>(name: string): Lower<P> {
+function alongAxis<P extends 'gather' | 'gatherElements' | 'scatterElements' | 'concat'>(
+  name: string,
+): Lower<P> {
   return ({ graph, attributes: { axis }, inputs, outputs }) => graph.node(name, inputs, outputs, { axis });
 }
 
@@ -66,11 +69,12 @@ const rotary: Lower<'rotary'> = ({ graph, node, inputs, outputs }) => {
   const [x = '', ...tables] = inputs;
   const [batch = 1] = node.inputs[0]?.shape ?? [];
   const [repeated = 1, rows = 1, half = 1] = node.inputs[1]?.shape ?? [];
-  const flat = tables.map((name) => {
-    const table = graph.temporary(`${outputs[0]}.table`);
-    graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]);
-    return table;
-  });
+  const flat = tables.map((name) =>
+    // Every layer rotates by the same tables.
+    graph.once(`${name}.flat`, (table) =>
+      graph.node('Reshape', [name, graph.integers([repeated * rows, half])], [table]),
+    ),
+  );
   const positions = Array.from({ length: batch * rows }, (_, at) => (repeated === 1 ? at % rows : at));
   const ids = graph.integers(positions, [batch, rows]);
   graph.node('RotaryEmbedding', [x, ids, ...flat], outputs, {}, 'com.microsoft');
@@ -152,6 +156,7 @@ const lowerings: Lowerings = {
   expand: withShape('Expand'),
   gather: alongAxis('Gather'),
   gatherElements: alongAxis('GatherElements'),
+  scatterElements: alongAxis('ScatterElements'),
   scatterAdd: ({ graph, attributes: { axis }, inputs, outputs }) =>
     graph.node('ScatterElements', inputs, outputs, { axis, reduction: 'add' }),
 };
@@ -198,6 +203,7 @@ export function programToOnnx(source: Program, provider: Provider = 'cpu'): Uint
  * its value.
  * @param ending adds the output `endingName`, which makes a run end without copies of its outputs
  * @param externalFrom bytes from which a constant lies beside the model; all lie inside when left out
+ * @param place where such a constant lies; in a piece of memory of its own when left out
  * @throws EngineError when an input and an output share a name, which ONNX cannot express, and for constants that
  * are too large
  */
@@ -207,11 +213,12 @@ export function lowerProgram(
   {
     ending = false,
     externalFrom = Number.POSITIVE_INFINITY,
-  }: { readonly ending?: boolean; readonly externalFrom?: number } = {},
+    place,
+  }: { readonly ending?: boolean; readonly externalFrom?: number; readonly place?: Placement } = {},
 ): LoweredProgram {
   const program = schedule(prepared(source, provider));
   const names = tensorNames(program);
-  const graph = graphBuilder(new Set(names.values()), externalFrom);
+  const graph = graphBuilder(new Set(names.values()), externalFrom, place);
   const values = new Map<string, Value>();
   const attribute = (from: number, value: Value | undefined) => {
     for (const { name } of graph.nodes.slice(from)) if (value !== undefined) values.set(name, value);
@@ -258,8 +265,9 @@ export function lowerProgram(
 /** The program in primitives and types that the provider has. */
 export function prepared(source: Program, provider: Provider): Program {
   const simple = simplify(source);
-  const emulated = provider === 'cpu' ? emulateHalf(simple) : simple;
-  return emulated === simple ? simple : simplify(emulated);
+  if (provider !== 'cpu') return simple;
+  const emulated = emulateHalf(simple);
+  return removeDeadCode(stackProducts(emulated === simple ? simple : simplify(emulated)));
 }
 
 /** An ONNX name for every value: outputs that a node computes carry the output's name, to save a copy. */

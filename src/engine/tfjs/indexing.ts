@@ -22,6 +22,23 @@ export const gatherElements: Rule<'gatherElements'> = ({ tf, a: data, b: indices
   return tf.reshape(typedLike(tf, elements, data), [...output.shape]);
 };
 
+/** Puts each update where its index says. */
+export const scatterElements: Rule<'scatterElements'> = ({
+  tf,
+  a: data,
+  b: indices,
+  c: updates,
+  attributes,
+}) => {
+  const flat = flatIndices(indices, data.shape, attributes.axis);
+  if (flat.length === 0) return data.clone();
+  const where = tf.tensor2d(flat, [flat.length, 1], 'int32');
+  const spread = (values: Held) => tf.scatterND(where, tf.reshape(values, [-1]), [data.size]);
+  const isHit = tf.cast(spread(tf.ones(updates.shape, 'int32')), 'bool');
+  const all = tf.where(isHit, spread(numeric(tf, updates)), tf.reshape(numeric(tf, data), [-1]));
+  return tf.reshape(typedLike(tf, all, data), data.shape);
+};
+
 /** Adds each update where its index says. */
 export const scatterAdd: Rule<'scatterAdd'> = ({ tf, a: data, b: indices, c: updates, attributes }) => {
   const flat = flatIndices(indices, data.shape, attributes.axis);

@@ -1,6 +1,6 @@
 /** Each primitive in operations of TensorFlow.js. */
 import type { Primitive } from '../../tensor/program.ts';
-import { gather, gatherElements, scatterAdd } from './indexing.ts';
+import { gather, gatherElements, scatterAdd, scatterElements } from './indexing.ts';
 import { matmul } from './matmul.ts';
 import { expandTo, mustFit, numeric, type Rule, typedLike } from './rule.ts';
 import { type TfDType, tfDType } from './transfer.ts';
@@ -131,5 +131,6 @@ export const rules: { readonly [P in Primitive]: Rule<P> } = {
   expand: ({ tf, a, output }) => expandTo(tf, a, output.shape),
   gather,
   gatherElements,
+  scatterElements,
   scatterAdd,
 };
