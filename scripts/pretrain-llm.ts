@@ -28,10 +28,20 @@ const [rows, textRows] = [32, 96];
 const schedule = { steps, learningRate: 2e-3, warmupSteps: 60, finalLearningRate: 2e-5 };
 
 const specialTokens = ['<bos>', '<eos>', '<pad>'];
-const tokenizerJson = trainTokenizer(
-  Array.from({ length: 3000 }, (_, index) => worldText(seed, -1 - index)),
-  { vocabularySize: 640, specialTokens },
-);
+const bos = { SpecialToken: { id: '<bos>', type_id: 0 } };
+const sequence = (id: string) => ({ Sequence: { id, type_id: 0 } });
+const tokenizerJson = {
+  ...trainTokenizer(
+    Array.from({ length: 3000 }, (_, index) => worldText(seed, -1 - index)),
+    { vocabularySize: 640, specialTokens },
+  ),
+  post_processor: {
+    type: 'TemplateProcessing',
+    single: [bos, sequence('A')],
+    pair: [bos, sequence('A'), sequence('B')],
+    special_tokens: { '<bos>': { id: '<bos>', ids: [0], tokens: ['<bos>'] } },
+  },
+};
 const tokenizerConfig = {
   tokenizer_class: 'PreTrainedTokenizerFast',
   bos_token: '<bos>',

@@ -15,6 +15,7 @@ export { mergeLora, unmergeLora } from './llm/lora.ts';
 export { loadLlm, saveLlm } from './llm/weights.ts';
 export { type AudioLlm, forward } from './pal/audioLlm.ts';
 export { generate } from './pal/generate.ts';
+export { promptFormat } from './pal/promptFormat.ts';
 export type { Stream, StreamConfig } from './pal/streams.ts';
 export { gradients } from './tensor/gradients.ts';
 export { interpret } from './tensor/interpret.ts';

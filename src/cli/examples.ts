@@ -30,12 +30,16 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit export runs/lora --format hf --out my-llm',
     'palkit export runs/lora --format hf --lora keep --half --out my-llm-and-adapter',
   ],
-  data: ['palkit data list', 'palkit data build sound-world'],
+  data: ['palkit data list', 'palkit data build sound-world', 'palkit data show configs/default.yaml'],
   'data list': ['palkit data list', 'palkit data list --json'],
   'data build': [
     'palkit data build sound-world --dir data/sound-world',
     'palkit data build sound-world --set settings.seed=2 --dir data/other-world',
     'palkit data build spoken-prompts',
+  ],
+  'data show': [
+    'palkit data show configs/default.yaml --n 1',
+    'palkit data show configs/default.yaml --split test --set prompt.system="Listen." --json',
   ],
   doctor: ['palkit doctor', 'palkit doctor --json', 'palkit doctor --engine webgpu configs/default.yaml'],
 };

@@ -121,24 +121,58 @@ const llmSchema = z.strictObject({
   lora: loraSchema.describe('Low-rank adapters on the projections of the LLM; null: none'),
 });
 
-const placeholders = ['{question}', '{options}'];
+const placeholders = ['{audio}', '{question}', '{options}'];
+const toldDate = '2025-01-01';
+
+const promptTemplate = text.superRefine((template, context) => {
+  const fail = (message: string) => context.addIssue({ code: 'custom', message });
+  const [before, ...behind] = template.split('{audio}');
+  if (behind.length === 0) fail('{audio} is missing, so there is no place for the audio');
+  if (behind.length > 1) fail('{audio} stands here more than once; the audio has one place');
+  if (!template.includes('{question}')) fail('{question} is missing, so no question would be asked');
+  for (const [found] of template.matchAll(/\{\w*\}/g)) {
+    if (!placeholders.includes(found)) {
+      fail(`${found} is no placeholder; there are ${placeholders.slice(0, -1).join(', ')} and {options}`);
+    } else if (found !== '{audio}' && behind.length === 1 && before?.includes(found)) {
+      fail(`${found} stands in front of {audio}, where the text must be the same for every question`);
+    }
+  }
+});
 
 const promptSchema = z
   .strictObject({
-    system: text.default('').describe('Text in front of the audio'),
-    template: text
-      .default('Question: {question} Answer:')
-      .superRefine((template, context) => {
-        const fail = (message: string) => context.addIssue({ code: 'custom', message });
-        if (!template.includes('{question}')) fail('{question} is missing, so no question would be asked');
-        for (const [found] of template.matchAll(/\{\w*\}/g)) {
-          if (!placeholders.includes(found)) {
-            fail(`${found} is no placeholder; there are ${placeholders.join(' and ')}`);
-          }
-        }
-        if (template.endsWith(' ')) fail('ends in a space; the answer brings its own');
+    chat: z
+      .boolean()
+      .default(false)
+      .describe("Whether the model's own chat template makes a conversation of system and template"),
+    system: text
+      .nullable()
+      .default(null)
+      .describe('Text in front of everything, with chat: true the system message; null: none'),
+    template: promptTemplate
+      .default('{audio}Question: {question} Answer:')
+      .describe('The question; {audio}, {question} and {options} are filled in'),
+    variables: z
+      .record(word, z.union([z.string(), z.number(), z.boolean(), z.null()]))
+      .default({})
+      .describe('What the chat template is told beside the messages: { enable_thinking: false }'),
+    date: word
+      .refine((day) => /^\d{4}-\d{2}-\d{2}$/.test(day) && !Number.isNaN(Date.parse(day)), {
+        error: 'expected a day, YYYY-MM-DD',
       })
-      .describe('Text behind the audio; {question} and {options} are filled in'),
+      .default(toldDate)
+      .describe(
+        'The day that a chat template is told when it asks for today; always the same, so that runs repeat',
+      ),
+  })
+  .superRefine(({ chat, template, variables, date }, context) => {
+    const fail = (field: string, message: string) =>
+      context.addIssue({ code: 'custom', path: [field], message });
+    if (chat) return;
+    if (template.endsWith(' ')) fail('template', 'ends in a space; the answer brings its own');
+    const message = 'has no effect with chat: false; only with chat: true';
+    if (Object.keys(variables).length > 0) fail('variables', message);
+    if (date !== toldDate) fail('date', message);
   })
   .prefault({});
 
@@ -149,6 +183,15 @@ const dataSchema = z.strictObject({
     .enum(['error', 'skip'])
     .default('error')
     .describe('What to do with a sample that cannot be read: stop, or leave it out and count it'),
+  maxTextTokens: positive
+    .max(10_000_000)
+    .nullable()
+    .default(null)
+    .describe("Most text tokens of a question with its answer; null: as many as the model's positions hold"),
+  onTooLong: z
+    .enum(['error', 'skip'])
+    .default('error')
+    .describe('What to do with a longer one, which is never cut: stop, or leave it out and count it'),
 });
 
 const perLayer = z

@@ -1,16 +1,17 @@
 /** Audio question answering, with the controls that show whether the model listens. */
 import { random } from '../config/random.ts';
+import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import type { Engine } from '../engine/engine.ts';
-import type { Decoding } from '../llm/sampling.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
-import { generate } from '../pal/generate.ts';
-import { answerIds, type PromptConfig, promptIds } from '../pal/prompt.ts';
+import { generateText } from '../pal/generate.ts';
+import type { PromptConfig, PromptFormat } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { best, type ChoiceItem, scoreChoices } from './choice.ts';
 import { type ControlName, shuffleClips } from './controls.ts';
+import { decodingOf, describeDecoding } from './decoding.ts';
 import { majorityAnswers, normalizedMatch, tokenF1, wilsonInterval } from './statistics.ts';
 
 /** Right answers out of how many. */
@@ -39,10 +40,12 @@ export interface EvaluationRecord extends CategoryAccuracy {
   readonly controls: Readonly<Partial<Record<ControlName, Accuracy>>>;
   readonly byCategory: Readonly<Record<string, CategoryAccuracy>>;
   readonly open: OpenRecord | null;
-  /** Samples that could not be read and were left out, by id. */
+  /** Samples that could not be read or are too long, and were left out, by id. */
   readonly skipped: readonly { readonly id: string; readonly reason: string }[];
   readonly promptTemplate: string;
-  readonly systemPrompt: string;
+  readonly systemPrompt: string | null;
+  /** Whether the model's chat template worded the prompts. */
+  readonly chat: boolean;
   readonly scoring: string;
   readonly decoding: string;
   readonly parser: string;
@@ -69,6 +72,7 @@ export interface Evaluation {
   readonly parameters: ParameterTensors;
   readonly tokenizer: Tokenizer;
   readonly prompt: PromptConfig;
+  readonly format: PromptFormat;
   readonly task: string;
   readonly split: string;
   readonly examples: readonly Example[];
@@ -80,11 +84,7 @@ export interface Evaluation {
   readonly silence: (audio: string) => Promise<ClipFeatures>;
   readonly skipped: EvaluationRecord['skipped'];
   readonly controls: readonly ControlName[];
-  readonly open: {
-    readonly maxNewTokens: number;
-    readonly decoding: 'greedy' | 'sample';
-    readonly temperature: number;
-  };
+  readonly open: Experiment['eval']['open'];
   readonly batchSize: number;
   readonly seed: number;
   readonly onProgress?: (condition: string, done: number, total: number) => void;
@@ -155,9 +155,9 @@ async function evaluateConditions(
     skipped: evaluation.skipped,
     promptTemplate: evaluation.prompt.template,
     systemPrompt: evaluation.prompt.system,
+    chat: evaluation.prompt.chat,
     scoring: "sum of log-probabilities of the option's tokens, largest wins",
-    decoding:
-      evaluation.open.decoding === 'greedy' ? 'greedy' : `sample, temperature ${evaluation.open.temperature}`,
+    decoding: describeDecoding(evaluation.open),
     parser: 'open answers: words in lower case without punctuation; exact match and word F1',
     seed: evaluation.seed,
   };
@@ -203,12 +203,12 @@ async function answersTo(
   condition: 'audio' | ControlName,
   clips: readonly (ClipFeatures | undefined)[],
 ): Promise<{ predicted: string[]; scores: number[][] }> {
-  const { engine, tokenizer, prompt, batchSize, onProgress } = evaluation;
+  const { engine, format, batchSize, onProgress } = evaluation;
   const model = condition === 'noAudio' ? { ...evaluation.model, streams: [] } : evaluation.model;
   const items: ChoiceItem[] = choices.map((example, at) => ({
     id: example.id,
-    promptIds: promptIds(prompt, tokenizer, model.llm.bosTokenId, example).ids,
-    options: example.options.map((option) => answerIds(tokenizer, option)),
+    promptIds: format.promptIds(example),
+    options: example.options.map((option) => format.answerIds(option)),
     clip: clips[at],
   }));
   const scores = await scoreChoices(items, {
@@ -228,25 +228,31 @@ async function answersTo(
 async function answerOpen(
   evaluation: Evaluation,
 ): Promise<{ record: OpenRecord | null; lines: EvaluationLine[] }> {
-  const { engine, model, parameters, tokenizer, prompt, clips, batchSize, seed, onProgress } = evaluation;
+  const { engine, model, parameters, tokenizer, format, clips, batchSize, seed, onProgress } = evaluation;
   const examples = evaluation.examples.filter((example) => example.kind === 'open');
   if (examples.length === 0) return { record: null, lines: [] };
-  const { maxNewTokens, temperature } = evaluation.open;
-  const decoding: Decoding =
-    evaluation.open.decoding === 'greedy'
-      ? { decoding: 'greedy' }
-      : { decoding: 'sample', temperature, random: random(seed, 'open answers') };
+  const { maxNewTokens, stop } = evaluation.open;
+  const decoding = decodingOf(evaluation.open, random(seed, 'open answers'));
   const lines: EvaluationLine[] = [];
   for (let start = 0; start < examples.length; start += batchSize) {
     const batch = examples.slice(start, start + batchSize);
     const rows = batch.map((example) => ({
       id: example.id,
-      ids: promptIds(prompt, tokenizer, model.llm.bosTokenId, example).ids,
+      ids: format.promptIds(example),
       clip: clips.get(example.audio),
     }));
-    const answers = await generate({ engine, model, parameters, rows, maxNewTokens, decoding });
+    const answers = await generateText({
+      engine,
+      model,
+      parameters,
+      tokenizer,
+      rows,
+      maxNewTokens,
+      stop,
+      decoding,
+    });
     for (const [at, { id, category, question, answer }] of batch.entries()) {
-      const predicted = tokenizer.decode(answers[at] ?? []).trim();
+      const predicted = (answers[at] ?? '').trim();
       const correct = normalizedMatch(predicted, answer);
       lines.push({ id, category, question, answer, predicted, correct, scores: null, controls: {} });
     }

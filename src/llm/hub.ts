@@ -20,7 +20,7 @@ export interface HubOptions {
 }
 
 const neededFiles =
-  /^(config|generation_config|tokenizer|tokenizer_config)\.json$|^model[\w.-]*\.safetensors(\.index\.json)?$/;
+  /^(config|generation_config|tokenizer|tokenizer_config)\.json$|^chat_template\.jinja$|^model[\w.-]*\.safetensors(\.index\.json)?$/;
 const commit = /^[0-9a-f]{40}$/;
 
 /** Whether a text can be the name of a model on the hub: `organisation/name`. */

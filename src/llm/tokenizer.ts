@@ -3,6 +3,7 @@ import { dirname, join } from 'node:path';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
 import { ModelError } from './modelError.ts';
+import { type SpecialSpelling, specialSpelling } from './specialSpelling.ts';
 import { readStrictJson } from './strictJson.ts';
 
 /**
@@ -16,10 +17,12 @@ import { readStrictJson } from './strictJson.ts';
 export interface Tokenizer {
   /**
    * Token ids of a text. Adds nothing: no beginning-of-sequence token, no leading space. The spelling of a
-   * special token in the text becomes that token.
+   * special token in the text becomes that token, unless it was escaped.
    * @throws ModelError when a part of the text has no id.
    */
   encode(text: string): number[];
+  /** A text that `encode` takes as text alone: the spelling of a special token in it stays a spelling. */
+  escapeSpecial(text: string): string;
   /**
    * Text of token ids, without special tokens unless asked for. Bytes that are not (yet) UTF-8 come out as U+FFFD.
    * @throws ModelError for an id that no token has.
@@ -32,6 +35,12 @@ export interface Tokenizer {
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
   readonly padTokenId: number | undefined;
+  /** What a sequence begins with: usually the beginning-of-text token, or nothing (Qwen2, SmolLM2). */
+  readonly beginning: readonly number[];
+  /** Whether a token has a meaning of its own, and no text. */
+  isSpecial(id: number): boolean;
+  /** Spellings by the names that chat templates use: `bos_token`, `eos_token`. */
+  readonly specialTokens: Readonly<Record<string, string>>;
   /** What the tokenizer was made from, for saving it next to a model. */
   readonly files: TokenizerFiles;
 }
@@ -48,6 +57,7 @@ const limits = { bytes: 64 * 2 ** 20, depth: 32 };
 const maximumId = 2 ** 24;
 
 const id = z.int().nonnegative().max(maximumId);
+const addedToken = z.looseObject({ content: z.string().min(1), special: z.boolean().nullish() });
 const component = z.looseObject({ type: z.string() }).nullish();
 const tokenizerSchema = z.looseObject({
   model: z.looseObject({
@@ -57,7 +67,7 @@ const tokenizerSchema = z.looseObject({
     unk_token: z.string().nullish(),
     byte_fallback: z.boolean().nullish(),
   }),
-  added_tokens: z.array(z.looseObject({ id, content: z.string().min(1) })).nullish(),
+  added_tokens: z.array(addedToken.extend({ id })).nullish(),
   normalizer: component,
   pre_tokenizer: component,
   post_processor: component,
@@ -70,8 +80,12 @@ const configSchema = z.looseObject({
   bos_token: specialToken,
   eos_token: specialToken,
   pad_token: specialToken,
+  unk_token: specialToken,
+  add_bos_token: z.boolean().nullish(),
+  added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedToken).nullish(),
   clean_up_tokenization_spaces: z.boolean().nullish(),
 });
+type TokenizerSettings = z.infer<typeof configSchema>;
 
 /**
  * Loads a tokenizer of Hugging Face: a tokenizer.json, or a folder that holds one, with the
@@ -96,15 +110,23 @@ export async function loadTokenizer(folderOrFile: string): Promise<Tokenizer> {
  * @throws ModelError for malformed content, for a kind of tokenizer that is not known, and for one that loses text.
  */
 export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: string): Tokenizer {
-  const json = check(tokenizerSchema, tokenizer, where);
   const settings = check(configSchema, config, `${where}: tokenizer_config.json`);
+  const json = withAddedTokens(check(tokenizerSchema, tokenizer, where), settings);
   const idOf = vocabularyOf(json, where);
   const tokenOf = new Map([...idOf].map(([token, tokenId]) => [tokenId, token]));
-  const hub = makeHubTokenizer(json, settings, where);
+  const special = new Map(
+    (json.added_tokens ?? []).filter((added) => added.special).map(({ id, content }) => [id, content]),
+  );
+  const spelling = specialSpelling(special);
+  const hub = makeHubTokenizer(json, spelling, settings, where);
 
   function encode(text: string): number[] {
-    const { ids, tokens } = hub.encode(text, { add_special_tokens: false });
+    const { ids, tokens } = hub.encode(spelling.toUnique(text), { add_special_tokens: false });
     for (const [index, tokenId] of ids.entries()) {
+      const content = special.get(tokenId);
+      if (content === tokens[index] && content !== json.model.unk_token) {
+        throw new ModelError(`${where}: ${JSON.stringify(content)} in a text becomes a special token`);
+      }
       // The library leaves undefined where a token is in no vocabulary and there is no unknown token.
       if (!Number.isInteger(tokenId)) {
         throw new ModelError(
@@ -120,17 +142,17 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
       if (!tokenOf.has(tokenId)) throw new ModelError(`${where}: no token has the id ${tokenId}`);
     }
     if (ids.length === 0) return '';
-    return hub.decode([...ids], {
+    const text = hub.decode([...ids], {
       skip_special_tokens: options.skipSpecial ?? true,
       // The library would drop the space of "yes ." unless told not to.
       clean_up_tokenization_spaces: settings.clean_up_tokenization_spaces ?? false,
     });
+    return spelling.fromUnique(text);
   }
 
-  function specialId(field: 'bos_token' | 'eos_token' | 'pad_token'): number | undefined {
-    const entry = settings[field];
-    if (entry === undefined || entry === null) return undefined;
-    const token = typeof entry === 'string' ? entry : entry.content;
+  function specialId(field: SpecialField): number | undefined {
+    const token = contentOf(settings[field]);
+    if (token === undefined) return undefined;
     const tokenId = idOf.get(token);
     if (tokenId === undefined) {
       throw new ModelError(`${where}: the ${field} ${JSON.stringify(token)} is not in the vocabulary`);
@@ -139,14 +161,24 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
   }
 
   checkRoundTrip(json, encode, decode, where);
+  const bosTokenId = specialId('bos_token');
   return {
     encode,
+    escapeSpecial: spelling.escapeSpecial,
     decode,
     tokenId: (token) => idOf.get(token),
     size: 1 + [...idOf.values()].reduce((largest, tokenId) => Math.max(largest, tokenId), 0),
-    bosTokenId: specialId('bos_token'),
+    bosTokenId,
     eosTokenId: specialId('eos_token'),
     padTokenId: specialId('pad_token'),
+    beginning: beginningOf(json, settings, idOf, bosTokenId, where),
+    isSpecial: (tokenId) => special.has(tokenId),
+    specialTokens: Object.fromEntries(
+      specialFields.flatMap((field) => {
+        const content = contentOf(settings[field]);
+        return content === undefined ? [] : [[field, content]];
+      }),
+    ),
     files: { tokenizer, tokenizerConfig: config },
   };
 }
@@ -158,6 +190,66 @@ function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
   throw new ModelError(
     `${where}: not a tokenizer of Hugging Face\n${issues.map((issue) => `  ${issue}`).join('\n')}`,
   );
+}
+
+const specialFields = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as const;
+type SpecialField = (typeof specialFields)[number];
+
+function contentOf(entry: z.infer<typeof specialToken>): string | undefined {
+  return typeof entry === 'string' ? entry : (entry?.content ?? undefined);
+}
+
+/** The tokens that tokenizer_config.json adds to those of tokenizer.json. */
+function withAddedTokens(json: TokenizerJson, { added_tokens_decoder }: TokenizerSettings): TokenizerJson {
+  const known = new Set((json.added_tokens ?? []).map(({ content }) => content));
+  const more = Object.entries(added_tokens_decoder ?? {})
+    .filter(([, { content }]) => !known.has(content))
+    .map(([number, added]) => ({ ...added, id: Number(number) }));
+  return { ...json, added_tokens: [...(json.added_tokens ?? []), ...more] };
+}
+
+const templateSchema = z.looseObject({
+  single: z.array(
+    z.union([
+      z.strictObject({ SpecialToken: z.looseObject({ id: z.string() }) }),
+      z.strictObject({ Sequence: z.looseObject({ id: z.string() }) }),
+    ]),
+  ),
+});
+
+/**
+ * The tokens in front of a text: `add_bos_token` decides where tokenizer_config.json has it, else the template of
+ * tokenizer.json's post_processor. What a template puts behind the text is not asked for.
+ */
+function beginningOf(
+  { post_processor }: TokenizerJson,
+  { add_bos_token }: TokenizerSettings,
+  idOf: ReadonlyMap<string, number>,
+  bosTokenId: number | undefined,
+  where: string,
+): number[] {
+  if (typeof add_bos_token === 'boolean') {
+    if (add_bos_token && bosTokenId === undefined) {
+      throw new ModelError(`${where}: tokenizer_config.json has add_bos_token, but no bos_token`);
+    }
+    return add_bos_token ? [bosTokenId as number] : [];
+  }
+  const steps = post_processor?.type === 'Sequence' ? post_processor.processors : [post_processor];
+  const template = (Array.isArray(steps) ? steps : []).find((step) => step?.type === 'TemplateProcessing');
+  if (template === undefined) return [];
+  const { single } = check(templateSchema, template, `${where}: post_processor`);
+  const beginning: number[] = [];
+  for (const piece of single) {
+    if ('Sequence' in piece) break;
+    const tokenId = idOf.get(piece.SpecialToken.id);
+    if (tokenId === undefined) {
+      throw new ModelError(
+        `${where}: post_processor: ${JSON.stringify(piece.SpecialToken.id)} is not in the vocabulary`,
+      );
+    }
+    beginning.push(tokenId);
+  }
+  return beginning;
 }
 
 /** All tokens with their ids; no two tokens share one. */
@@ -194,7 +286,12 @@ function vocabularyOf(json: TokenizerJson, where: string): Map<string, number> {
   return idOf;
 }
 
-function makeHubTokenizer(json: TokenizerJson, settings: object, where: string): HubTokenizer {
+function makeHubTokenizer(
+  json: TokenizerJson,
+  spelling: SpecialSpelling,
+  settings: object,
+  where: string,
+): HubTokenizer {
   const { type, unk_token, byte_fallback } = json.model;
   if (type === 'BPE' && json.model.merges === undefined) {
     throw new ModelError(`${where}: model.merges is missing`);
@@ -204,9 +301,20 @@ function makeHubTokenizer(json: TokenizerJson, settings: object, where: string):
       `${where}: the tokenizer knows no bytes and has no unknown token, so it would drop characters it does not know`,
     );
   }
-  const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+  const absent = { normalizer: null, pre_tokenizer: null, decoder: null };
+  const added_tokens = (json.added_tokens ?? []).map((added) =>
+    added.special ? { ...added, content: spelling.uniqueOf(added.id), normalized: false } : added,
+  );
+  // SentencePiece's vocabularies give merges for special tokens too: any text could become one.
+  const specials = new Set(
+    (json.added_tokens ?? []).flatMap((added) => (added.special ? [added.content] : [])),
+  );
+  const merges = json.model.merges?.filter(
+    (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
+  );
+  const model = merges === undefined ? json.model : { ...json.model, merges };
   try {
-    return new HubTokenizer({ ...absent, ...json, added_tokens: json.added_tokens ?? [] }, settings);
+    return new HubTokenizer({ ...absent, ...json, model, post_processor: null, added_tokens }, settings);
   } catch (error) {
     throw new ModelError(`${where}: ${error instanceof Error ? error.message : String(error)}`);
   }

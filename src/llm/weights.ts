@@ -7,6 +7,7 @@ import { updateHash } from '../config/hash.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
+import { readChatTemplate } from './chatTemplate.ts';
 import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
 import { downloadModel, type HubOptions, isHubName } from './hub.ts';
 import { ModelError } from './modelError.ts';
@@ -21,6 +22,8 @@ export interface LoadedLlm {
   /** By Hugging Face's names, widened to float32. */
   readonly parameters: Map<string, FloatTensor>;
   readonly tokenizer: Tokenizer;
+  /** The model's own, in Jinja; null for one that was not made for chats. */
+  readonly chatTemplate: string | null;
   readonly folder: string;
   /** sha256 over names, shapes and bytes of the parameters. */
   readonly hash: string;
@@ -56,7 +59,8 @@ export async function loadLlm(from: string, options: HubOptions = {}): Promise<L
       `${folder}: the tokenizer has ${tokenizer.size} tokens, the model's vocabulary ${config.vocabularySize}`,
     );
   }
-  return { config, parameters, tokenizer, folder, hash: parameterHash(parameters) };
+  const chatTemplate = await readChatTemplate(folder, tokenizer.files.tokenizerConfig);
+  return { config, parameters, tokenizer, chatTemplate, folder, hash: parameterHash(parameters) };
 }
 
 async function locate(from: string, options: HubOptions): Promise<{ folder: string; files?: string[] }> {
@@ -167,7 +171,12 @@ export interface SaveOptions {
 /** Writes a folder that transformers loads. */
 export async function saveLlm(
   folder: string,
-  { config, parameters, tokenizer }: Pick<LoadedLlm, 'config' | 'parameters' | 'tokenizer'>,
+  {
+    config,
+    parameters,
+    tokenizer,
+    chatTemplate = null,
+  }: Pick<LoadedLlm, 'config' | 'parameters' | 'tokenizer'> & Partial<Pick<LoadedLlm, 'chatTemplate'>>,
   { half = false }: SaveOptions = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
@@ -186,6 +195,7 @@ export async function saveLlm(
   // Without a class transformers takes that of Llama, which would cut words in its own way.
   const classed = { tokenizer_class: 'PreTrainedTokenizerFast', ...(tokenizerConfig as object) };
   await writeFileAtomic(join(folder, 'tokenizer_config.json'), json(classed));
+  if (chatTemplate !== null) await writeFileAtomic(join(folder, 'chat_template.jinja'), chatTemplate);
   await writeFileAtomic(
     join(folder, 'generation_config.json'),
     json({ bos_token_id, eos_token_id, pad_token_id }),

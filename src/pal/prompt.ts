@@ -1,11 +1,22 @@
-/** How a question becomes tokens: [beginning; system] audio [question as the template words it] answer. */
-import type { Tokenizer } from '../llm/tokenizer.ts';
+/**
+ * How a question becomes tokens: [beginning; text] audio [text] answer end. The text is the template's alone, or the
+ * model's chat template puts it into a conversation. What people write is escaped: the spelling of a special token in
+ * it stays a spelling.
+ */
+import type { ChatVariables } from '../llm/chatTemplate.ts';
+import type { LoadedLlm } from '../llm/weights.ts';
 
 export interface PromptConfig {
-  /** Text in front of the audio; may be empty. */
-  readonly system: string;
-  /** Text behind the audio, with {question} and, if wanted, {options}. Ends without a space. */
+  /** Whether the model's own chat template words the conversation. */
+  readonly chat: boolean;
+  /** Text in front of everything, or with `chat` the system message; null: none. */
+  readonly system: string | null;
+  /** The question with {audio}, {question} and, if wanted, {options}. Without `chat` it ends without a space. */
   readonly template: string;
+  /** What the chat template is told beside the messages. */
+  readonly variables: ChatVariables;
+  /** The day that a chat template is told, YYYY-MM-DD. */
+  readonly date: string;
 }
 
 export interface Asked {
@@ -13,38 +24,35 @@ export interface Asked {
   readonly options?: readonly string[] | undefined;
 }
 
-export interface Prompt {
-  readonly ids: readonly number[];
+/** The prompts of a run. The tokens in front of the audio are the same for every question. */
+export interface PromptFormat {
   /** Tokens in front of the audio. */
-  readonly slot: number;
+  readonly front: readonly number[];
+  /** Tokens of a whole prompt; the audio stands behind the first `front.length` of them. */
+  promptIds(asked: Asked): number[];
+  /** Tokens of an answer as they follow the prompt, without the one that ends it. */
+  answerIds(answer: string): number[];
+  /** The token that ends an answer. */
+  readonly endId: number;
 }
 
-/** The prompt as text, without the audio. */
-export function renderPrompt({ template }: PromptConfig, { question, options = [] }: Asked): string {
-  return template.replaceAll('{question}', () => question).replaceAll('{options}', () => options.join(', '));
+/** What prompts are made for. */
+export type PromptedLlm = Pick<LoadedLlm, 'config' | 'tokenizer' | 'chatTemplate'>;
+
+/** What a template has in front of the audio and behind it. */
+export function aroundAudio(template: string): [before: string, behind: string] {
+  const at = template.indexOf('{audio}');
+  return [template.slice(0, at), template.slice(at + '{audio}'.length)];
 }
 
-/** The prompt as token ids. */
-export function promptIds(
-  config: PromptConfig,
-  tokenizer: Tokenizer,
-  bosTokenId: number | null,
-  asked: Asked,
-): Prompt {
-  const front = frontIds(config, tokenizer, bosTokenId);
-  return { ids: [...front, ...tokenizer.encode(renderPrompt(config, asked))], slot: front.length };
-}
-
-/** The tokens in front of the audio; the same for every question. */
-export function frontIds(
-  { system }: PromptConfig,
-  tokenizer: Tokenizer,
-  bosTokenId: number | null,
-): number[] {
-  return [...(bosTokenId === null ? [] : [bosTokenId]), ...(system === '' ? [] : tokenizer.encode(system))];
-}
-
-/** An answer as it follows the prompt: its first word carries the space. */
-export function answerIds(tokenizer: Tokenizer, answer: string): number[] {
-  return tokenizer.encode(` ${answer}`);
+/** A template with the question and its options in it. */
+export function fill(
+  template: string,
+  { question, options = [] }: Asked,
+  escapeSpecial: (text: string) => string,
+): string {
+  const values = { '{question}': question, '{options}': options.join(', ') };
+  return template.replace(/\{question\}|\{options\}/g, (found) =>
+    escapeSpecial(values[found as keyof typeof values]),
+  );
 }

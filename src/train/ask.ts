@@ -10,20 +10,29 @@ import type { Experiment } from '../config/schema.ts';
 import type { Engine } from '../engine/engine.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import { scoreChoices } from '../eval/choice.ts';
+import { decodingOf } from '../eval/decoding.ts';
 import type { LlmFrame } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
-import { generate } from '../pal/generate.ts';
-import { answerIds, promptIds } from '../pal/prompt.ts';
+import { generateText } from '../pal/generate.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { encoderFolder, experimentFile, loadModel } from './modelFolder.ts';
 import { assemble, makeEngine, RunError } from './setup.ts';
+import { textLimit } from './textLength.ts';
 
 export interface AskResult {
   readonly question: string;
   readonly answer: string;
   /** Options with the probability of each among them, likeliest first; null when none were given. */
   readonly options: readonly { readonly option: string; readonly probability: number }[] | null;
+}
+
+export interface AskOptions {
+  /** Answers to choose from; generated freely when left out. */
+  readonly options?: readonly string[] | undefined;
+  /** Is told of every piece of a generated answer as soon as it is certain. */
+  readonly onText?: ((piece: string) => void) | undefined;
 }
 
 /** A trained audio-LLM, ready to be asked. */
@@ -38,7 +47,7 @@ export interface LoadedAudioLlm {
    * @param clip a WAV file, or a waveform
    * @throws AudioError or EncoderError naming what is wrong with the clip
    */
-  answer(clip: string | Waveform, question: string, options?: readonly string[]): Promise<AskResult>;
+  answer(clip: string | Waveform, question: string, options?: AskOptions): Promise<AskResult>;
   /** A question as the experiment words it: the ids of a row of `generate`. */
   prompt(question: string, options?: readonly string[]): readonly number[];
   /** What its encoders make of a clip: the clip of a row of `generate`. */
@@ -84,7 +93,7 @@ export async function askClip(
   folder: string,
   clip: string,
   question: string,
-  options: readonly string[] | undefined,
+  options: AskOptions = {},
 ): Promise<AskResult> {
   const waveform = await readWaveform(clip);
   const engine = await makeEngine(experiment);
@@ -118,13 +127,18 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
     );
     return new Map(await Promise.all(heard));
   };
-  const { tokenizer } = llm;
-  const prompt = (question: string, options?: readonly string[]) =>
-    promptIds(experiment.prompt, tokenizer, llm.config.bosTokenId, { question, options }).ids;
+  const format = promptFormat(experiment.prompt, llm);
+  const limit = textLimit(experiment, model);
+  const prompt = (question: string, options?: readonly string[]) => {
+    const ids = format.promptIds({ question, options });
+    if (ids.length > limit)
+      throw new RunError(`the question has ${ids.length} text tokens, the model takes at most ${limit}`);
+    return ids;
+  };
   const answer = async (
     clip: string | Waveform,
     question: string,
-    options?: readonly string[],
+    { options, onText }: AskOptions = {},
   ): Promise<AskResult> => {
     const id = typeof clip === 'string' ? clip : 'the clip';
     const heard = await listen(clip);
@@ -133,26 +147,26 @@ async function openAudioLlm(folder: string, experiment: Experiment, engine: Engi
       const item = {
         id,
         promptIds: asked,
-        options: options.map((option) => answerIds(tokenizer, option)),
+        options: options.map((option) => format.answerIds(option)),
         clip: heard,
       };
       const [scores = []] = await scoreChoices([item], { engine, model, parameters, batchSize: 8 });
       const ranked = ranking(options, scores);
       return { question, answer: ranked[0]?.option ?? '', options: ranked };
     }
-    const { maxNewTokens, decoding, temperature } = experiment.eval.open;
-    const [ids = []] = await generate({
+    const { maxNewTokens, stop } = experiment.eval.open;
+    const [text = ''] = await generateText({
       engine,
       model,
       parameters,
+      tokenizer: llm.tokenizer,
       rows: [{ id, ids: asked, clip: heard }],
       maxNewTokens,
-      decoding:
-        decoding === 'greedy'
-          ? { decoding }
-          : { decoding, temperature, random: random(experiment.seed, 'ask', question) },
+      stop,
+      decoding: decodingOf(experiment.eval.open, random(experiment.seed, 'ask', question)),
+      onText: (_, piece) => onText?.(piece),
     });
-    return { question, answer: tokenizer.decode(ids).trim(), options: null };
+    return { question, answer: text.trim(), options: null };
   };
   return { experiment, model, llm, parameters, answer, prompt, listen, dispose: end };
 }

@@ -2,10 +2,10 @@
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import { type Engine, EngineError } from '../engine/engine.ts';
-import type { Tokenizer } from '../llm/tokenizer.ts';
 import { type FloatTensor, parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
+import type { PromptFormat } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32 } from '../tensor/tensor.ts';
 import type { Checkpoint, ReadCheckpoint, TrainingProgress } from './checkpoint.ts';
@@ -23,7 +23,7 @@ export interface Curriculum {
   readonly experiment: Experiment;
   readonly engine: Engine;
   readonly model: AudioLlm;
-  readonly tokenizer: Tokenizer;
+  readonly format: PromptFormat;
   /** Taken over: what a stage trains is not in it meanwhile. */
   readonly parameters: Parameters;
   readonly examples: readonly Example[];
@@ -95,7 +95,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
  * live on in the closures of the loop.
  */
 async function beginStage(
-  { experiment, engine, model, tokenizer, examples, clips, watch }: Curriculum,
+  { experiment, engine, model, format, examples, clips, watch }: Curriculum,
   index: number,
   names: ReadonlySet<string>,
   parameters: Parameters,
@@ -103,7 +103,7 @@ async function beginStage(
 ) {
   const { train } = experiment;
   const { inPlace } = engine;
-  const sources = { experiment, model, tokenizer, examples, clips, parameters, inPlace };
+  const sources = { experiment, model, format, examples, clips, parameters, inPlace };
   const { options, recomputation, ...plan } = planStage(sources, index, names);
   const { stage, rows, batches } = plan;
   const { trainable, frozen } = options;

@@ -12,9 +12,12 @@ import { type EvaluationRecord, evaluate } from '../eval/evaluate.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
+import type { PromptFormat } from '../pal/prompt.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { loadModel } from './modelFolder.ts';
 import { assemble, type EncodedClips, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
+import { fitting } from './textLength.ts';
 
 export interface ModelToEvaluate {
   readonly engine: Engine;
@@ -22,6 +25,7 @@ export interface ModelToEvaluate {
   readonly model: AudioLlm;
   readonly parameters: ParameterTensors;
   readonly tokenizer: Tokenizer;
+  readonly format: PromptFormat;
   readonly examples: readonly Example[];
   readonly trainingExamples: readonly Example[];
   readonly encoded: EncodedClips;
@@ -32,6 +36,7 @@ export interface ModelToEvaluate {
 export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate): Promise<EvaluationRecord> {
   const { split, limit, batchSize, controls, open } = experiment.eval;
   const readable = of.examples.filter(({ audio }) => of.encoded.clips.has(audio));
+  const { fitting: usable, tooLong } = fitting(experiment, of.model, of.format, readable);
   const ids = new Set(of.examples.map((example) => example.id));
   const bars = new Map<string, ReturnType<Watch['progress']>>();
   const { record, lines } = await evaluate({
@@ -40,13 +45,14 @@ export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate)
     parameters: of.parameters,
     tokenizer: of.tokenizer,
     prompt: experiment.prompt,
+    format: of.format,
     task: experiment.data.dataset,
     split,
-    examples: limit === null ? readable : readable.slice(0, limit),
+    examples: limit === null ? usable : usable.slice(0, limit),
     trainingExamples: of.trainingExamples,
     clips: of.encoded.clips,
     silence: silenceFor(experiment, of.encoders),
-    skipped: of.encoded.skipped.filter(({ id }) => ids.has(id)),
+    skipped: [...of.encoded.skipped.filter(({ id }) => ids.has(id)), ...tooLong],
     controls,
     open,
     batchSize,
@@ -112,6 +118,7 @@ export async function runEvaluation(
       model,
       parameters,
       tokenizer: llm.tokenizer,
+      format: promptFormat(experiment.prompt, llm),
       examples,
       trainingExamples: await readSplit(experiment.data.dir, 'train'),
       encoded: await encodeClips(experiment, encoders, examples, watch),

@@ -59,7 +59,7 @@ export async function saveModel(
   const description = { version: 1, frames, adapter: model.lora !== undefined };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
-    await saveLlm(aside, { config: llm.config, parameters: own, tokenizer: llm.tokenizer }, { half });
+    await saveLlm(aside, { ...llm, parameters: own }, { half });
     if (model.lora !== undefined)
       await writeAdapter(join(aside, 'adapter'), model.lora, parameters, experiment.llm.from);
     await writeSafetensors(

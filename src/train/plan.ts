@@ -14,6 +14,7 @@ import { describeOnnx } from '../engine/onnx/engine.ts';
 import { prepared } from '../engine/onnx/lower.ts';
 import { tfjsArithmetic } from '../engine/tfjs/engine.ts';
 import type { BatchShape } from '../pal/batch.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import { simplify } from '../tensor/passes.ts';
 import type { Program } from '../tensor/program.ts';
 import { schedule } from '../tensor/schedule.ts';
@@ -27,6 +28,7 @@ import { findStage } from './profile.ts';
 import { assemble, checkPrecision, initialParameters, loadExperimentLlm, RunError } from './setup.ts';
 import { bytesOfAll, describeShapes, planStage, type StagePlan, trainableByStage } from './stage.ts';
 import type { Objective } from './step.ts';
+import { fitting, type SkippedSample } from './textLength.ts';
 import { stepProgram } from './trainingState.ts';
 import { type StageTrains, whatTrains } from './trains.ts';
 
@@ -67,18 +69,13 @@ export interface ExperimentPlan {
   readonly rates: Rates | null;
   /** What training would say about its precision. */
   readonly notes: readonly string[];
-  /** Samples that training will leave out, as far as the lengths of clips had to be read. */
+  /** Samples that training will leave out: too long, or with a clip that had to be opened and cannot be read. */
   readonly skipped: readonly SkippedSample[];
   /** Frames and width that each stream gets from its encoder. */
   readonly streams: readonly { readonly stream: string; readonly frames: number; readonly width: number }[];
   readonly stages: readonly PlannedStage[];
   /** What the stages train, by groups of parameters. */
   readonly trains: readonly StageTrains[];
-}
-
-interface SkippedSample {
-  readonly id: string;
-  readonly reason: string;
 }
 
 export interface PlanOptions {
@@ -107,13 +104,16 @@ export async function planExperiment(
   if (audible.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
   const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
   const model = assemble(experiment, llm, heard.shapes, heard.frames);
+  const format = promptFormat(experiment.prompt, llm);
+  const { fitting: usable, tooLong } = fitting(experiment, model, format, audible);
+  if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
   const parameters = initialParameters(model, loaded, experiment.seed);
   const inPlace = engine.kind === 'onnx' && engine.provider === 'cpu';
   const sources = {
     experiment,
     model,
-    tokenizer: llm.tokenizer,
-    examples: audible,
+    format,
+    examples: usable,
     clips: new Map(),
     parameters,
     inPlace,
@@ -180,10 +180,13 @@ export async function planExperiment(
     engine: describeEngine(experiment),
     rates,
     notes,
-    skipped: [...examples.training, ...examples.evaluation].flatMap(({ id, audio }) => {
-      const reason = heard.bad.get(audio);
-      return reason === undefined ? [] : [{ id, reason }];
-    }),
+    skipped: [
+      ...[...examples.training, ...examples.evaluation].flatMap(({ id, audio }) => {
+        const reason = heard.bad.get(audio);
+        return reason === undefined ? [] : [{ id, reason }];
+      }),
+      ...tooLong,
+    ],
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
     stages,
     trains: trains.filter((_, index) => only === undefined || index === only),

@@ -6,6 +6,8 @@ import type { Example } from '../data/manifest.ts';
 import type { FloatTensor, LlmFrame } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
+import type { PromptFormat } from '../pal/prompt.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import {
   assemble,
   initialParameters,
@@ -14,6 +16,7 @@ import {
   RunError,
   type Watch,
 } from './setup.ts';
+import { fitting, type SkippedSample } from './textLength.ts';
 
 export interface ExperimentExamples {
   readonly training: readonly Example[];
@@ -32,8 +35,11 @@ export async function readExamples(
 }
 
 export interface BuiltModel {
-  /** The training examples whose clips could be read. */
-  readonly heard: readonly Example[];
+  /** The training examples whose clips could be read and whose text fits. */
+  readonly usable: readonly Example[];
+  /** Those whose clips could be read and whose text does not. */
+  readonly tooLong: readonly SkippedSample[];
+  readonly format: PromptFormat;
   /** Its parameters are among `parameters`, and nowhere else. */
   readonly llm: LlmFrame;
   readonly model: AudioLlm;
@@ -42,7 +48,7 @@ export interface BuiltModel {
 
 /**
  * The model of an experiment, with room for the longest of the clips.
- * @throws RunError when no training example could be read
+ * @throws RunError when no training example could be read, or one is too long
  */
 export async function buildModel(
   experiment: Experiment,
@@ -54,5 +60,9 @@ export async function buildModel(
   if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
   const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
   const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
-  return { heard, llm, model, parameters: initialParameters(model, loaded, experiment.seed) };
+  const format = promptFormat(experiment.prompt, llm);
+  const { fitting: usable, tooLong } = fitting(experiment, model, format, heard);
+  if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
+  const parameters = initialParameters(model, loaded, experiment.seed);
+  return { usable, tooLong, format, llm, model, parameters };
 }

@@ -81,14 +81,14 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const trial = onnxEngine(measured);
     await checkPrecision(experiment, trial, watch.note).finally(() => trial.dispose());
     const { clips } = await encodeClips(experiment, encoders, training, watch);
-    const { heard, llm, model, parameters } = await buildModel(experiment, encoders, training, clips);
+    const { usable, format, model, parameters } = await buildModel(experiment, encoders, training, clips);
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;
     const { inPlace } = engine;
     const sources = {
       experiment: { ...experiment, train },
       model,
-      tokenizer: llm.tokenizer,
-      examples: heard,
+      format,
+      examples: usable,
       clips,
       parameters,
       inPlace,

@@ -20,6 +20,7 @@ import { saveModel, saveResults } from './modelFolder.ts';
 import { buildModel, readExamples } from './prepare.ts';
 import { checkPrecision, configHash, encodeClips, loadEncoders, makeEngine, type Watch } from './setup.ts';
 import { trainableByStage } from './stage.ts';
+import { fitting } from './textLength.ts';
 import { type StageTrains, whatTrains } from './trains.ts';
 
 export interface RunOptions {
@@ -82,8 +83,18 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       options.evaluate ? [...trainingExamples, ...evaluationExamples] : trainingExamples,
       watch,
     );
-    for (const { id, reason } of skipped) watch.note(`left out "${id}": ${reason}`);
-    const { heard, llm, model, parameters } = await buildModel(experiment, encoders, trainingExamples, clips);
+    const { usable, tooLong, format, llm, model, parameters } = await buildModel(
+      experiment,
+      encoders,
+      trainingExamples,
+      clips,
+    );
+    // What evaluation would stop at is told before anything is trained.
+    const asked = options.evaluate ? evaluationExamples.filter(({ audio }) => clips.has(audio)) : [];
+    const leftOut = [...skipped, ...tooLong, ...fitting(experiment, model, format, asked).tooLong];
+    for (const { id, reason } of leftOut) watch.note(`left out "${id}": ${reason}`);
+    if (leftOut.length > 0) watch.note(`${leftOut.length} questions are left out; skipped.json lists them`);
+    await writeFileAtomic(join(dir, 'skipped.json'), `${JSON.stringify(leftOut, null, 2)}\n`);
     options.announce?.(whatTrains(experiment, parameters));
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
@@ -99,9 +110,9 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       experiment,
       engine,
       model,
-      tokenizer: llm.tokenizer,
+      format,
       parameters,
-      examples: heard,
+      examples: usable,
       clips,
       checkpoint,
       save: async (state) => {
@@ -124,6 +135,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       model,
       parameters: result.parameters,
       tokenizer: llm.tokenizer,
+      format,
       examples: evaluationExamples,
       trainingExamples,
       encoded: { clips, skipped },

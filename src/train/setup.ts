@@ -18,7 +18,7 @@ import { loraOf, loraParameters, loraScale } from '../llm/lora.ts';
 import { type LlmFrame, type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
-import { frontIds } from '../pal/prompt.ts';
+import { promptFormat } from '../pal/promptFormat.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { adapterScale } from '../tensor/projection.ts';
 import type { Tensor } from '../tensor/tensor.ts';
@@ -177,8 +177,10 @@ export function assemble(
   encoders: ReadonlyMap<string, Pick<Encoder, 'width'>>,
   frames: ReadonlyMap<string, number>,
 ): AudioLlm {
+  const { front, endId } = promptFormat(experiment.prompt, llm);
   return {
-    llm: llm.config,
+    // What ends an answer in training stops it in generation.
+    llm: { ...llm.config, eosTokenIds: [...new Set([endId, ...llm.config.eosTokenIds])] },
     feedForward: feedForwardOf(experiment.llm.ffn),
     lora: experiment.llm.lora === null ? undefined : loraOf(llm.config, experiment.llm.lora),
     streams: experiment.streams.map((stream) => ({
@@ -187,7 +189,7 @@ export function assemble(
       width: encoders.get(stream.encoder)?.width ?? 0,
     })),
     integration: experiment.integration,
-    slot: frontIds(experiment.prompt, llm.tokenizer, llm.config.bosTokenId).length,
+    slot: front.length,
   };
 }
 

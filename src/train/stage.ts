@@ -6,10 +6,9 @@ import { type Random, random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import { isAdapter } from '../llm/lora.ts';
-import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
-import { answerIds, promptIds } from '../pal/prompt.ts';
+import type { PromptFormat } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { adapterScale } from '../tensor/projection.ts';
 import {
@@ -51,16 +50,14 @@ export function stageExamples(stage: Stage, examples: readonly Example[]): Examp
 
 /** A question with its answer as one sequence; the targets are what is learned. */
 export function trainingRow(
-  { prompt, train }: Experiment,
-  { llm }: AudioLlm,
-  tokenizer: Tokenizer,
+  { train }: Experiment,
+  format: PromptFormat,
   example: Example,
   clip: ClipFeatures | undefined,
 ): Row {
-  const asked = promptIds(prompt, tokenizer, llm.bosTokenId, example);
-  const answer = [...answerIds(tokenizer, example.answer), llm.eosTokenIds[0] as number];
-  const ids = [...asked.ids, ...answer];
-  const first = train.lossOn === 'answer' ? asked.ids.length : 1;
+  const prompt = format.promptIds(example);
+  const ids = [...prompt, ...format.answerIds(example.answer), format.endId];
+  const first = train.lossOn === 'answer' ? prompt.length : 1;
   const targets = ids.slice(first).map((id, index) => ({ position: first + index - 1, id }));
   return { id: example.id, ids, clip, targets };
 }
@@ -83,7 +80,7 @@ export function trainableByStage({ train }: Experiment, names: Iterable<string>)
 export interface StageSources {
   readonly experiment: Experiment;
   readonly model: AudioLlm;
-  readonly tokenizer: Tokenizer;
+  readonly format: PromptFormat;
   readonly examples: readonly Example[];
   readonly clips: ReadonlyMap<string, ClipFeatures>;
   /** All of the model's, as they are when the stage begins. */
@@ -113,11 +110,11 @@ export interface StagePlan {
  * @throws RunError when its filter leaves no example, or `train.recompute` asks for what cannot be
  */
 export function planStage(sources: StageSources, index: number, names: ReadonlySet<string>): StagePlan {
-  const { experiment, model, tokenizer, examples, clips, parameters } = sources;
+  const { experiment, model, format, examples, clips, parameters } = sources;
   const { train, seed } = experiment;
   const stage = train.stages[index] as Stage;
   const rows = stageExamples(stage, examples).map((example) =>
-    trainingRow(experiment, model, tokenizer, example, clips.get(example.audio)),
+    trainingRow(experiment, format, example, clips.get(example.audio)),
   );
   const order = dataOrder(seed, stage.name, rows.length, train.batchSize);
   const frozen = new Map([...parameters].filter(([name]) => !names.has(name)));

@@ -183,13 +183,43 @@ describe('problems of a file', () => {
     ],
     [
       'a template without the question',
-      () => `${smallest}prompt: { template: "Answer:" }\n`,
+      () => `${smallest}prompt: { template: "{audio}Answer:" }\n`,
       'experiment.yaml:13:11  prompt.template: {question} is missing, so no question would be asked',
     ],
     [
       'an unknown placeholder',
-      () => `${smallest}prompt: { template: "{question} {choices}:" }\n`,
-      'experiment.yaml:13:11  prompt.template: {choices} is no placeholder; there are {question} and {options}',
+      () => `${smallest}prompt: { template: "{audio} {question} {choices}:" }\n`,
+      'experiment.yaml:13:11  prompt.template: {choices} is no placeholder; there are {audio}, {question} and {options}',
+    ],
+    [
+      'a template without the audio',
+      () => `${smallest}prompt: { template: "{question}:" }\n`,
+      'experiment.yaml:13:11  prompt.template: {audio} is missing, so there is no place for the audio',
+    ],
+    [
+      'a template with two places for the audio',
+      () => `${smallest}prompt: { template: "{audio}{question}{audio}:" }\n`,
+      'experiment.yaml:13:11  prompt.template: {audio} stands here more than once; the audio has one place',
+    ],
+    [
+      'a question in front of the audio',
+      () => `${smallest}prompt: { template: "{question} {audio}:" }\n`,
+      'experiment.yaml:13:11  prompt.template: {question} stands in front of {audio}, where the text must be the same for every question',
+    ],
+    [
+      'a template that ends in a space',
+      () => `${smallest}prompt: { template: "{audio}{question} " }\n`,
+      'experiment.yaml:13:11  prompt.template: ends in a space; the answer brings its own',
+    ],
+    [
+      'variables of a chat that is none',
+      () => `${smallest}prompt: { variables: { enable_thinking: false } }\n`,
+      'experiment.yaml:13:11  prompt.variables: has no effect with chat: false; only with chat: true',
+    ],
+    [
+      'the day of a chat that is none',
+      () => `${smallest}prompt: { date: "2024-07-05" }\n`,
+      'experiment.yaml:13:11  prompt.date: has no effect with chat: false; only with chat: true',
     ],
     [
       'a temperature that nobody uses',
@@ -439,7 +469,7 @@ describe('printing', () => {
           const changed = experimentSchema.parse({
             ...experiment,
             run: { dir },
-            prompt: { system, template: `${system}{question} {options}:\n` },
+            prompt: { system, template: `${system}{audio}{question} {options}:\n` },
             train: { ...experiment.train, optimizer: { kind: 'adamw', epsilon } },
             eval: { ...experiment.eval, limit },
           });

@@ -16,7 +16,7 @@ import { int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { gradientProgram } from '../../src/train/step.ts';
-import { fill } from './fill.ts';
+import { fill } from './formula.ts';
 
 interface Golden {
   readonly ids: number[][];

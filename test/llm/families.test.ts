@@ -17,7 +17,7 @@ import { frozen, type ParameterTensors } from '../../src/tensor/parameters.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { fill } from './fill.ts';
+import { fill } from './formula.ts';
 
 interface Golden {
   readonly ids: number[][];

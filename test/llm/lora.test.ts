@@ -34,8 +34,7 @@ import { float32, int32 } from '../../src/tensor/tensor.ts';
 import { trace, withDropout } from '../../src/tensor/trace.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { gradientProgram } from '../../src/train/step.ts';
-import { fill } from './fill.ts';
-import { filledParameters, smallLlama } from './smallLlama.ts';
+import { fill, filledParameters, smallLlama } from './formula.ts';
 
 const engine = onnxEngine();
 const folder = mkdtempSync(join(tmpdir(), 'palkit-lora-'));

@@ -138,6 +138,86 @@ describe('a tokenizer', () => {
   });
 });
 
+describe('special tokens', () => {
+  const llama2 = golden.cases.find(({ name }) => name === 'Llama 2') as (typeof golden.cases)[number];
+  const { merges, vocab } = llama2.tokenizer.model;
+  // As a vocabulary of SentencePiece gives them: merges for every token, special ones among them.
+  const merged = {
+    ...llama2.tokenizer,
+    model: {
+      ...llama2.tokenizer.model,
+      vocab: { ...vocab, '/s': 5000, '/s>': 5001, '<': 5002, '/': 5003, '>': 5004, _: 5005 },
+      merges: [...merges, ['/', 's'], ['/s', '>'], ['<', '/s>']],
+    },
+  };
+
+  test.each([
+    ['byte-level', tokenizer],
+    ['SentencePiece', tokenizerFromJson(merged, llama2.config, 'merged')],
+  ])('%s: what is escaped stays text, whatever stands around it', (_, own) => {
+    const special = Object.values(own.specialTokens);
+    const spelled = fc
+      .array(
+        fc.oneof(fc.constantFrom(...special, '<', '</', 's>', 'end>', ' '), fc.string({ unit: 'grapheme' })),
+      )
+      .map((parts) => parts.join(''));
+    const unknown = own.tokenId('<unk>');
+    const isMarker = (id: number) => own.isSpecial(id) && id !== unknown;
+    fc.assert(
+      fc.property(spelled, spelled, (text, other) => {
+        const escaped = own.escapeSpecial(text);
+        expect(own.encode(escaped).some(isMarker)).toBe(false);
+        const [marker = ''] = special;
+        const between = own.encode(`${marker}${escaped}${marker}${own.escapeSpecial(other)}`);
+        expect(between.filter(isMarker)).toEqual([own.tokenId(marker), own.tokenId(marker)]);
+        if (own === tokenizer) {
+          expect(own.decode(own.encode(escaped))).toBe(text);
+          expect(own.decode(own.encode(escaped), { skipSpecial: false })).toBe(text);
+        }
+      }),
+    );
+  });
+
+  test('lone surrogates, by which they are marked, cannot come from a text', () => {
+    const text = '\ud8011;\ud800<end>';
+    expect(tokenizer.decode(tokenizer.encode(tokenizer.escapeSpecial(text)))).toBe('\ufffd1;\ufffd<end>');
+  });
+
+  test('those that tokenizer_config.json alone has are known too', () => {
+    const added_tokens_decoder = {
+      2: { content: '<end>', special: true },
+      368: { content: '<turn>', special: true },
+    };
+    const more = tokenizerFromJson(trained, { ...settings, added_tokens_decoder }, 'more');
+    expect(more.encode('bell<turn>')).toEqual([...more.encode('bell'), 368]);
+    expect(more.decode([368], { skipSpecial: false })).toBe('<turn>');
+    expect(more.isSpecial(368)).toBe(true);
+    expect(more.size).toBe(369);
+    const clash = { ...settings, added_tokens_decoder: { 7: { content: '<turn>', special: true } } };
+    expect(() => tokenizerFromJson(trained, clash, 'clash')).toThrow('have the same id 7');
+  });
+
+  test('what a sequence begins with: add_bos_token, else the template, else nothing', () => {
+    const llama3 = golden.cases.find(({ name }) => name === 'Llama 3') as (typeof golden.cases)[number];
+    const beginning = (json: unknown, config: object) => tokenizerFromJson(json, config, 'x').beginning;
+    expect(tokenizer.beginning).toEqual([]);
+    expect(beginning(trained, { ...settings, add_bos_token: true })).toEqual([1]);
+    expect(beginning(llama3.tokenizer, llama3.config as object)).toEqual([0]);
+    expect(beginning(llama3.tokenizer, { ...(llama3.config as object), add_bos_token: false })).toEqual([]);
+    expect(() => beginning(trained, { add_bos_token: true })).toThrow('has add_bos_token, but no bos_token');
+    const odd = {
+      type: 'TemplateProcessing',
+      single: [{ SpecialToken: { id: '<odd>' } }, { Sequence: { id: 'A' } }],
+    };
+    expect(() => beginning({ ...trained, post_processor: odd }, settings)).toThrow(
+      '"<odd>" is not in the vocabulary',
+    );
+    expect(() => beginning({ ...trained, post_processor: { ...odd, single: 7 } }, settings)).toThrow(
+      'x: post_processor: not a tokenizer of Hugging Face',
+    );
+  });
+});
+
 describe('loadTokenizer', () => {
   const file = () => join(folder, 'tokenizer.json');
 

@@ -84,13 +84,13 @@ describe('one folder', () => {
       expect(existsSync(join(folder, 'adapter'))).toBe(how === 'keep');
       expect(existsSync(join(folder, 'encoders', 'timbre', 'encoder.yaml'))).toBe(true);
       const [asked, chosen] = [
-        await askClip(experiment, join(run, 'model'), clip, question, undefined),
-        await askClip(experiment, join(run, 'model'), clip, question, options),
+        await askClip(experiment, join(run, 'model'), clip, question),
+        await askClip(experiment, join(run, 'model'), clip, question, { options }),
       ];
       const audioLlm = await loadAudioLlm(folder);
       try {
         expect(await audioLlm.answer(clip, question)).toEqual(asked);
-        const again = await audioLlm.answer(clip, question, options);
+        const again = await audioLlm.answer(clip, question, { options });
         expect(again.answer).toBe(chosen.answer);
         for (const [at, { option, probability }] of (chosen.options ?? []).entries()) {
           expect(again.options?.[at]?.option).toBe(option);
@@ -126,7 +126,7 @@ describe('one folder', () => {
       format: 'audio-llm',
       ...lora('keep'),
     });
-    const before = await askClip(experiment, join(run, 'model'), clip, question, options);
+    const before = await askClip(experiment, join(run, 'model'), clip, question, { options });
     await rename(run, `${run}-away`);
     await rename(folder, out('elsewhere'));
     try {

@@ -4,6 +4,7 @@ import { defineCommand } from 'citty';
 import { loadExperiment } from '../../config/load.ts';
 import { askClip } from '../../train/ask.ts';
 import { experimentFile, modelMarker } from '../../train/modelFolder.ts';
+import { repeated } from '../arguments.ts';
 import { engineOption, engineOverride } from '../experimentOptions.ts';
 import { sanitize } from '../terminal/sanitize.ts';
 import { formatTable } from '../terminal/table.ts';
@@ -19,22 +20,37 @@ export const ask = defineCommand({
     options: { type: 'string', description: 'Answers to choose from, with commas between them' },
     run: { type: 'string', description: "The trained run's folder, or a model's", default: 'runs/default' },
     ...engineOption,
+    set: {
+      type: 'string',
+      description: 'Change a field of the experiment: eval.open.temperature=0.7; may be given several times',
+      valueHint: 'path.to.field=value',
+    },
     json: { type: 'boolean', description: 'Print the answer as JSON on standard output' },
   },
   async run({ args, rawArgs }) {
     const isModel = existsSync(join(args.run, modelMarker));
     const { experiment } = await loadExperiment(join(args.run, isModel ? experimentFile : 'config.yaml'), [
       ...engineOverride(rawArgs),
+      ...repeated(rawArgs, 'set'),
     ]);
     const options = args.options
       ?.split(',')
       .map((option) => option.trim())
       .filter((option) => option !== '');
     const folder = isModel ? args.run : join(args.run, 'model');
-    const result = await askClip(experiment, folder, args.clip, args.question, options);
+    let shown = '';
+    const result = await askClip(experiment, folder, args.clip, args.question, {
+      options,
+      onText: (piece) => {
+        // The space that an answer begins with belongs to the prompt.
+        const text = shown === '' ? sanitize(piece).trimStart() : sanitize(piece);
+        shown += text;
+        if (!args.json) process.stdout.write(text);
+      },
+    });
     if (args.json) process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
     else {
-      process.stdout.write(`${sanitize(result.answer)}\n`);
+      process.stdout.write(shown === '' ? `${sanitize(result.answer)}\n` : '\n');
       if (result.options !== null) {
         const rows = result.options.map(({ option, probability }) => [
           option,

@@ -1,4 +1,4 @@
-/** `palkit data`: what datasets there are, and building the embedded ones. */
+/** `palkit data`: what datasets there are, building the embedded ones, and what training makes of them. */
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -16,6 +16,7 @@ import { repeated } from '../arguments.ts';
 import { UsageError } from '../run.ts';
 import { progressBar } from '../terminal/progress.ts';
 import { formatTable } from '../terminal/table.ts';
+import { show } from './dataShow.ts';
 
 type Build = (folder: string, onProgress: (fraction: number) => void) => Promise<DatasetSummary>;
 
@@ -147,6 +148,6 @@ async function datasetNames(): Promise<string[]> {
 }
 
 export const data = defineCommand({
-  meta: { name: 'data', description: 'List the datasets, build the embedded ones' },
-  subCommands: { build, list },
+  meta: { name: 'data', description: 'List the datasets, build the embedded ones, show examples of one' },
+  subCommands: { build, list, show },
 });
