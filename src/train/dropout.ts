@@ -21,13 +21,17 @@ export function withMasks(executable: Executable, program: Program, rate: number
     maskInputs(program).map(([name, { shape }]) => [name, float32(shape, new Float32Array(sizeOf(shape)))]),
   );
   const kept = 1 / (1 - rate);
+  const perLog = 1 / Math.log(1 - rate);
   return {
     executable,
     feedsOf({ feeds, random }) {
       for (const [name, { data }] of Object.entries(masks)) {
         if (random === undefined) throw new RangeError(`"${name}": the batch brings no random numbers`);
         const draw = random(name);
-        for (let at = 0; at < data.length; at++) data[at] = draw.uniform() < rate ? 0 : kept;
+        // From one dropped element to the next: geometric, and fewer draws than one an element.
+        const gap = () => Math.floor(Math.log(1 - draw.uniform()) * perLog);
+        data.fill(kept);
+        for (let at = gap(); at < data.length; at += 1 + gap()) data[at] = 0;
       }
       return { ...feeds, ...masks };
     },

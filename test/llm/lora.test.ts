@@ -10,6 +10,7 @@ import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { tfjsEngine } from '../../src/engine/tfjs/engine.ts';
 import { denseFeedForward } from '../../src/ffn/feedForward.ts';
 import { readAdapter, writeAdapter } from '../../src/llm/adapter.ts';
+import type { DecoderConfig } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
 import { initialize } from '../../src/llm/initialize.ts';
 import {
@@ -180,6 +181,19 @@ describe('merging', () => {
       expect(largestDifference(await logitsOf(adapted, tfjs), apart)).toBeLessThan(1e-4);
     } finally {
       await tfjs.dispose();
+    }
+  });
+
+  it('keeps the logits of families with biases and norms of queries and keys', async () => {
+    const families: DecoderConfig[] = [
+      { ...smallLlama, family: 'qwen2', biases: { ...smallLlama.biases, queryKeyValue: true } },
+      { ...smallLlama, family: 'qwen3', queryKeyNorm: true },
+    ];
+    for (const family of families) {
+      const all = new Map([...filledParameters(family), ...adapters]);
+      const pair = { config: family, feedForward: denseFeedForward, apart: all };
+      expect(await mergeError({ ...pair, merged: mergeLora(all) }, engine)).toBeLessThan(1e-5);
+      expect(loraOf(family, config).modules).toEqual(lora.modules);
     }
   });
 
