@@ -21,7 +21,7 @@ import type { Program, Value } from '../tensor/program.ts';
 import { float32, int32, tensor } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
 import { readEncoderManifest } from './encoder.ts';
-import type { EncoderManifest } from './encoderManifest.ts';
+import { createSession, EncoderError, type EncoderManifest } from './encoderManifest.ts';
 import { analysisOf, type Band } from './features.ts';
 import { hopFrames, hopSamples, melBands, packageFolder, windowFrames } from './openWakeWord.ts';
 
@@ -29,6 +29,9 @@ import { hopFrames, hopSamples, melBands, packageFolder, windowFrames } from './
 export interface PortableStep {
   readonly name: string;
   readonly model: Program | Uint8Array;
+  /** What it takes from the step before it. */
+  readonly input: string;
+  readonly output: string;
 }
 
 export interface PortableEncoder {
@@ -36,8 +39,8 @@ export interface PortableEncoder {
   /** Samples of the waveform; shorter clips are filled up with zeros. */
   readonly samples: number;
   /**
-   * The first step takes `waveform` [1, samples] and, where it is a program, `samples` [1]: how many are the clip's.
-   * Each other one takes what the one before it gives (and `samples`); the last gives the embeddings.
+   * The first step takes the waveform [1, samples], each other one what the one before it gives; the last gives the
+   * embeddings. Where a step has an input `samples` [1], it is told how many samples are the clip's.
    */
   readonly steps: readonly PortableStep[];
   /** The step that gives `valid` [1, frames]: 1 where an embedding is the clip's. */
@@ -53,21 +56,37 @@ export async function portableEncoder(nameOrFolder: string, frames: number): Pro
   const { sampleRate } = manifest;
   if (manifest.kind === 'features') {
     const { hopSamples: hop } = analysisOf(manifest.features, sampleRate);
+    const model = await readFile(join(folder, manifest.model));
     const steps = [
-      { name: 'features', model: featureProgram(manifest) },
-      { name: 'model', model: await readFile(join(folder, manifest.model)) },
+      { name: 'features', model: featureProgram(manifest), input: 'waveform', output: 'features' },
+      { name: 'model', model, input: 'features', output: 'embeddings' },
     ];
     return { sampleRate, samples: hop * manifest.hops, steps, validBy: 'features' };
   }
-  const melFrames = windowFrames + hopFrames * (frames - 1);
-  const inPackage = (file: string) => readFile(join(packageFolder(manifest.package), file));
+  // What is left of a clip behind its last window is shorter than a hop.
+  const melFrames = windowFrames + hopFrames * frames;
+  const samples = hopSamples * (melFrames + 3) - 1;
   const steps = [
-    { name: 'pcm', model: pcmProgram(hopSamples * (melFrames + 3)) },
-    { name: 'melspectrogram', model: await inPackage(manifest.melspectrogram) },
-    { name: 'windows', model: windowProgram(melFrames, frames) },
-    { name: 'embedding', model: await inPackage(manifest.embedding) },
+    { name: 'pcm', model: pcmProgram(samples), input: 'waveform', output: 'pcm' },
+    await packagedStep('melspectrogram', manifest.package, manifest.melspectrogram),
+    { name: 'windows', model: windowProgram(melFrames, frames), input: 'melspectrogram', output: 'windows' },
+    await packagedStep('embedding', manifest.package, manifest.embedding),
   ];
-  return { sampleRate, samples: hopSamples * (melFrames + 3), steps, validBy: 'windows' };
+  return { sampleRate, samples, steps, validBy: 'windows' };
+}
+
+/** A model of an npm package, which names its one input and output as it likes. */
+async function packagedStep(name: string, packageName: string, file: string): Promise<PortableStep> {
+  const path = join(packageFolder(packageName), file);
+  const model = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    throw new EncoderError(
+      `${path}: cannot be read (${error.code}); reinstall it: npm install ${packageName}`,
+    );
+  });
+  const session = await createSession(model, path, 1);
+  const [input = '', output = ''] = [session.inputNames[0], session.outputNames[0]];
+  await session.release();
+  return { name, model, input, output };
 }
 
 const double = (shape: readonly number[], values: Float64Array) => constant(tensor('float64', shape, values));
@@ -148,11 +167,11 @@ function windowProgram(melFrames: number, frames: number): Program {
     [...Array(windowFrames).keys()].map((row) => frame * hopFrames + row),
   );
   const types = {
-    melspectrogram: { dtype: 'float32', shape: [melFrames, melBands] },
+    melspectrogram: { dtype: 'float32', shape: [1, 1, melFrames, melBands] },
     samples: { dtype: 'int32', shape: [1] },
   } as const;
   return trace(types, ({ melspectrogram, samples }) => {
-    const scaled = add(multiply(melspectrogram, 0.1), 2);
+    const scaled = add(multiply(reshape(melspectrogram, [melFrames, melBands]), 0.1), 2);
     const windows = gather(scaled, constant(int32([frames, windowFrames], rows)), 0);
     // As framesOfSamples counts them.
     const needed = Array.from({ length: frames }, (_, frame) =>

@@ -193,6 +193,15 @@ export function parameterHash(parameters: ReadonlyMap<string, Tensor>): string {
   return hash.digest('hex');
 }
 
+/** Writes a tokenizer as transformers loads it. */
+export async function saveTokenizer(folder: string, { files }: Tokenizer): Promise<void> {
+  const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  await writeFileAtomic(join(folder, 'tokenizer.json'), json(files.tokenizer));
+  // Without a class transformers takes that of Llama, which would cut words in its own way.
+  const classed = { tokenizer_class: 'PreTrainedTokenizerFast', ...(files.tokenizerConfig as object) };
+  await writeFileAtomic(join(folder, 'tokenizer_config.json'), json(classed));
+}
+
 export interface SaveOptions {
   /** Store the weights as float16, half the size. */
   readonly half?: boolean;
@@ -219,12 +228,8 @@ export async function saveLlm(
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   const llamaJson = decoderConfigJson(config, half ? 'float16' : 'float32');
   const { bos_token_id, eos_token_id, pad_token_id } = llamaJson;
-  const { tokenizer: tokenizerJson, tokenizerConfig } = tokenizer.files;
   await writeSafetensors(join(folder, 'model.safetensors'), stored, { format: 'pt' });
-  await writeFileAtomic(join(folder, 'tokenizer.json'), json(tokenizerJson));
-  // Without a class transformers takes that of Llama, which would cut words in its own way.
-  const classed = { tokenizer_class: 'PreTrainedTokenizerFast', ...(tokenizerConfig as object) };
-  await writeFileAtomic(join(folder, 'tokenizer_config.json'), json(classed));
+  await saveTokenizer(folder, tokenizer);
   if (chatTemplate !== null) await writeFileAtomic(join(folder, 'chat_template.jinja'), chatTemplate);
   await writeFileAtomic(
     join(folder, 'generation_config.json'),

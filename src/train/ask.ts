@@ -17,7 +17,7 @@ import type { ClipFeatures } from '../pal/batch.ts';
 import { generateText } from '../pal/generate.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { encoderFolder, experimentFile, loadModel } from './modelFolder.ts';
+import { encoderOf, experimentFile, loadModel } from './modelFolder.ts';
 import { assemble, makeEngine, RunError } from './setup.ts';
 import { textLimit } from './textLength.ts';
 
@@ -187,8 +187,7 @@ async function encodersOf(folder: string, experiment: Experiment): Promise<Map<s
   const encoders = new Map<string, Encoder>();
   for (const { encoder } of streams) {
     if (encoders.has(encoder)) continue;
-    const own = encoderFolder(folder, experiment, encoder);
-    const from = existsSync(join(own, 'encoder.yaml')) ? own : encoder;
+    const from = encoderOf(folder, experiment, encoder);
     encoders.set(encoder, await loadEncoder(from, { threads: train.threads }));
   }
   return encoders;

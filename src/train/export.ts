@@ -12,14 +12,7 @@ import { mergeError } from '../llm/mergeError.ts';
 import { saveLlm } from '../llm/weights.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import type { TrainedModel } from './modelCard.ts';
-import {
-  encoderFolder,
-  experimentFile,
-  loadModel,
-  modelMarker,
-  readResults,
-  saveModel,
-} from './modelFolder.ts';
+import { encoderOf, experimentFile, loadModel, modelMarker, readResults, saveModel } from './modelFolder.ts';
 import { assemble, RunError } from './setup.ts';
 
 export interface ExportOptions {
@@ -66,7 +59,10 @@ const largestMergeError = 1e-4;
  * The model with adapters as asked for. Merged, it must give the same logits.
  * @throws RunError where there are none to keep, and where merging changes the model
  */
-async function withLora(trained: TrainedModel, { lora, note }: ExportOptions): Promise<TrainedModel> {
+export async function withLora(
+  trained: TrainedModel,
+  { lora, note }: Pick<ExportOptions, 'lora' | 'note'>,
+): Promise<TrainedModel> {
   const { model, experiment, parameters } = trained;
   if (model.lora === undefined && lora === 'keep')
     throw new RunError('--lora keep: the model has no low-rank adapters');
@@ -97,7 +93,8 @@ async function withLora(trained: TrainedModel, { lora, note }: ExportOptions): P
   };
 }
 
-async function readTrained(from: string): Promise<TrainedModel> {
+/** What a run's folder, or a model's, holds, and where the model stands. */
+export async function readTrained(from: string): Promise<TrainedModel & { readonly folder: string }> {
   const folder = existsSync(join(from, modelMarker)) ? from : join(from, 'model');
   const path = join(folder, experimentFile);
   if (!existsSync(path)) {
@@ -108,12 +105,11 @@ async function readTrained(from: string): Promise<TrainedModel> {
   const { experiment } = await loadExperiment(path);
   const widths = new Map<string, { width: number }>();
   for (const { encoder } of experiment.streams) {
-    const own = encoderFolder(folder, experiment, encoder);
-    const { manifest } = await readEncoderManifest(existsSync(join(own, 'encoder.yaml')) ? own : encoder);
+    const { manifest } = await readEncoderManifest(encoderOf(folder, experiment, encoder));
     widths.set(encoder, { width: manifest.width });
   }
   const { model, llm, parameters } = await loadModel(folder, (loaded, frames) =>
     assemble(experiment, loaded, widths, frames),
   );
-  return { experiment, model, llm, parameters, results: await readResults(folder) };
+  return { folder, experiment, model, llm, parameters, results: await readResults(folder) };
 }

@@ -2,6 +2,7 @@
  * An audio-LLM as one folder: the LLM as Hugging Face lays it out, and beside it the streams, the adapters, the
  * experiment it comes from, a model card, and, where they are asked for, the encoders.
  */
+import { existsSync } from 'node:fs';
 import { copyFile, mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -93,8 +94,14 @@ export async function readResults(folder: string): Promise<TrainedModel['results
 }
 
 /** Where a model folder keeps an encoder: under the first stream that listens with it. */
-export function encoderFolder(folder: string, { streams }: Experiment, encoder: string): string {
+function encoderFolder(folder: string, { streams }: Experiment, encoder: string): string {
   return join(folder, 'encoders', streams.find((stream) => stream.encoder === encoder)?.name ?? '');
+}
+
+/** Where an encoder is found: in a model's folder, or by its name. */
+export function encoderOf(folder: string, experiment: Experiment, encoder: string): string {
+  const own = encoderFolder(folder, experiment, encoder);
+  return existsSync(join(own, 'encoder.yaml')) ? own : encoder;
 }
 
 async function copyEncoders(experiment: Experiment, folder: string): Promise<void> {

@@ -1,5 +1,4 @@
 /** Programs as ONNX files that share one file of weights. */
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFlushed } from '../../config/writeFile.ts';
 import type { Program } from '../../tensor/program.ts';
@@ -9,8 +8,8 @@ import { lowerProgram } from './lower.ts';
 /** What ONNX recommends, so that the file can be mapped into memory. */
 const alignment = 4096;
 
-/** Constants from here on lie in the file of weights. */
-const externalFrom = 1024;
+/** Constants from here on lie in the file of weights; smaller ones would be padding for the most part. */
+const externalFrom = 4 * alignment;
 
 /**
  * Writes each program as `<name>.onnx`; their large constants lie in `<weights>`, each once.
@@ -22,31 +21,24 @@ export async function writeOnnxFiles(
   programs: ReadonlyMap<string, Program>,
   weights: string,
 ): Promise<void> {
-  const placed = new Map<ArrayBufferLike, Map<number, number>>();
-  const pieces: { readonly bytes: Uint8Array; readonly offset: number }[] = [];
+  const placed = new Map<ArrayBufferLike, Map<string, number>>();
+  const pieces: Uint8Array[] = [];
   let end = 0;
   const place: Placement = (bytes) => {
-    const own = placed.get(bytes.buffer) ?? new Map<number, number>();
+    const own = placed.get(bytes.buffer) ?? new Map<string, number>();
     placed.set(bytes.buffer, own);
-    const known = own.get(bytes.byteOffset);
+    const span = `${bytes.byteOffset}+${bytes.byteLength}`;
+    const known = own.get(span);
     if (known !== undefined) return { location: weights, offset: known };
     const offset = Math.ceil(end / alignment) * alignment;
+    pieces.push(new Uint8Array(offset - end), bytes);
     end = offset + bytes.byteLength;
-    own.set(bytes.byteOffset, offset);
-    pieces.push({ bytes, offset });
+    own.set(span, offset);
     return { location: weights, offset };
   };
   for (const [name, program] of programs) {
-    await writeFlushed(
-      join(folder, `${name}.onnx`),
-      lowerProgram(program, 'cpu', { externalFrom, place }).model,
-    );
+    const { model } = lowerProgram(program, 'cpu', { externalFrom, place });
+    await writeFlushed(join(folder, `${name}.onnx`), model);
   }
-  const file = await open(join(folder, weights), 'w');
-  try {
-    for (const { bytes, offset } of pieces) await file.write(bytes, 0, bytes.byteLength, offset);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  await writeFlushed(join(folder, weights), pieces);
 }
