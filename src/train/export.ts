@@ -69,7 +69,7 @@ const largestMergeError = 1e-4;
 async function withLora(trained: TrainedModel, { lora, note }: ExportOptions): Promise<TrainedModel> {
   const { model, experiment, parameters } = trained;
   if (model.lora === undefined && lora === 'keep')
-    throw new RunError('--lora keep: the model has no low-rank adapters');
+    throw new RunError('--lora keep: the model has no low-rank adapters beside its weights');
   if (model.lora === undefined || lora === 'keep') return trained;
   const merged = mergeLora(parameters);
   const shapes = parameterShapes(model.llm);
@@ -92,7 +92,6 @@ async function withLora(trained: TrainedModel, { lora, note }: ExportOptions): P
   return {
     ...trained,
     model: { ...model, lora: undefined },
-    experiment: { ...experiment, llm: { ...experiment.llm, lora: null } },
     parameters: merged,
   };
 }
