@@ -5,6 +5,8 @@ const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   'train-step': () => import('./trainStep.ts'),
   'optimizer-step': () => import('./optimizerStep.ts'),
   integration: () => import('./integration.ts'),
+  load: () => import('./load.ts'),
+  perplexity: () => import('./perplexity.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);

@@ -9,9 +9,9 @@ import type { Shape } from '../tensor/tensor.ts';
 import type { DecoderConfig } from './config.ts';
 import { type Lora, loraParameters, loraScale, projectionShapes } from './lora.ts';
 import { ModelError } from './modelError.ts';
-import { streamSafetensors, writeSafetensors } from './safetensors.ts';
+import { writeSafetensors } from './safetensors.ts';
 import { readStrictJson } from './strictJson.ts';
-import { checkKeys, type FloatTensor, widen } from './weights.ts';
+import { checkKeys, type FloatTensor, streamWeights } from './weights.ts';
 
 const configFile = 'adapter_config.json';
 const weightsFile = 'adapter_model.safetensors';
@@ -122,13 +122,13 @@ export async function readAdapter(
   const parameters = new Map<string, FloatTensor>();
   const modules = new Set<string>();
   const strange: string[] = [];
-  for await (const [name, tensor] of streamSafetensors(weightsPath)) {
+  for await (const [name, tensor] of streamWeights(weightsPath)) {
     const [, module, kind] = /^base_model\.model\.(.+)\.lora_(A|B)\.weight$/.exec(name) ?? [];
     if (module === undefined) strange.push(name);
     else {
       modules.add(module);
       const { a, b } = adapterNames(module);
-      parameters.set(kind === 'A' ? a : b, widen(name, tensor, weightsPath));
+      parameters.set(kind === 'A' ? a : b, tensor);
     }
   }
   const projections = projectionShapes(llm);

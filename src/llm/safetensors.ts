@@ -1,6 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
+import { float32FromBfloat16, float32FromHalf } from '../tensor/halfPrecision.ts';
 import { bytesPerElement, type DType, formatShape, type Tensor, tensor } from '../tensor/tensor.ts';
 import { ModelError } from './modelError.ts';
 import { parseStrictJsonBytes } from './strictJson.ts';
@@ -17,6 +18,8 @@ export interface Reading {
   readonly onBytes?: (bytes: Uint8Array) => void;
   /** The most bytes that are read at once; a single read of the system ends at 2 GiB. */
   readonly pieceBytes?: number;
+  /** Widen float16 and bfloat16 to float32, in the memory that they are read into. */
+  readonly widen?: boolean;
 }
 
 const maximumHeaderBytes = 100_000_000;
@@ -88,8 +91,13 @@ export async function* streamSafetensors(
     const { header, dataStart } = await readHeader(file, path, reading);
     // The entries are in the order of their bytes and leave no gap, so all of the file passes by in order.
     for (const entry of header.entries) {
-      const bytes = await readExactly(file, dataStart + entry.begin, entry.end - entry.begin, path, reading);
-      yield [entry.name, tensorFromBytes(entry, bytes, path)];
+      const widen = reading.widen && (entry.dtype === 'float16' || entry.dtype === 'bfloat16');
+      const length = entry.end - entry.begin;
+      const memory = new Uint8Array(widen ? 2 * length : length);
+      const bytes = memory.subarray(memory.length - length);
+      await readExactly(file, dataStart + entry.begin, bytes, path, reading);
+      const read = tensorFromBytes(entry, bytes, path);
+      yield [entry.name, widen ? widened(read, memory.buffer) : read];
     }
   } finally {
     await file.close();
@@ -168,28 +176,27 @@ async function readHeader(
   const information = await file.stat();
   if (!information.isFile()) throw new ModelError(`${path}: this is not a file`);
   const fileBytes = information.size;
-  const prefix = await readExactly(file, 0, Math.min(8, fileBytes), path, reading);
-  const headerBytes = headerLength(prefix, fileBytes, path);
-  const header = parseHeader(await readExactly(file, 8, headerBytes, path, reading), fileBytes, path);
-  return { header, dataStart: 8 + headerBytes };
+  const prefix = new Uint8Array(Math.min(8, fileBytes));
+  await readExactly(file, 0, prefix, path, reading);
+  const text = new Uint8Array(headerLength(prefix, fileBytes, path));
+  await readExactly(file, 8, text, path, reading);
+  return { header: parseHeader(text, fileBytes, path), dataStart: 8 + text.length };
 }
 
 async function readExactly(
   file: FileHandle,
   position: number,
-  length: number,
+  bytes: Uint8Array,
   path: string,
   { onBytes, pieceBytes = 2 ** 30 }: Reading,
-): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  for (let done = 0; done < length; ) {
-    const piece = Math.min(length - done, pieceBytes);
+): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const piece = Math.min(bytes.length - done, pieceBytes);
     const { bytesRead } = await file.read(bytes, done, piece, position + done);
     if (bytesRead === 0) throw new ModelError(`${path}: the file became shorter while it was read`);
     onBytes?.(bytes.subarray(done, done + bytesRead));
     done += bytesRead;
   }
-  return bytes;
 }
 
 /** Checks the length of the header before anything of that length is allocated. */
@@ -285,7 +292,13 @@ function checkLayout(entries: readonly Entry[], dataStart: number, fileBytes: nu
   }
 }
 
-/** @param bytes at the beginning of their memory, which is aligned for every dtype */
+/** A tensor of a half type as float32, in memory that ends with its bits. */
+function widened({ dtype, shape, data }: Tensor, memory: ArrayBuffer): Tensor {
+  const widen = dtype === 'bfloat16' ? float32FromBfloat16 : float32FromHalf;
+  return { dtype: 'float32', shape, data: widen(data as Uint16Array, new Float32Array(memory)) };
+}
+
+/** @param bytes where they begin is a multiple of every element's width, or of 2 for the half types */
 function tensorFromBytes(entry: Entry, bytes: Uint8Array, where: string): Tensor {
   const { dtype, shape } = entry;
   const width = bytesPerElement[dtype];

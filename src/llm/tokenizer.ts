@@ -2,9 +2,11 @@ import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
+import { byteSymbols } from './byteSymbols.ts';
 import { ModelError } from './modelError.ts';
 import { type SpecialSpelling, specialSpelling } from './specialSpelling.ts';
 import { readStrictJson } from './strictJson.ts';
+import { checkSteps, withinDeadline } from './tokenizerSteps.ts';
 
 /**
  * Text to token ids and back.
@@ -55,6 +57,9 @@ export interface TokenizerFiles {
 const limits = { bytes: 64 * 2 ** 20, depth: 32 };
 /** Above any vocabulary; keeps a hostile id from making a table of its size. */
 const maximumId = 2 ** 24;
+/** Above any vocabulary too: characters that the library keeps one by one, for added tokens and for Unigram. */
+const maximumCharacters = 2 ** 21;
+const maximumMerges = 2 ** 20;
 
 const id = z.int().nonnegative().max(maximumId);
 const addedToken = z.looseObject({ content: z.string().min(1), special: z.boolean().nullish() });
@@ -63,7 +68,10 @@ const tokenizerSchema = z.looseObject({
   model: z.looseObject({
     type: z.string().optional(),
     vocab: z.union([z.record(z.string(), z.unknown()), z.array(z.tuple([z.string(), z.number()])).min(1)]),
-    merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])).optional(),
+    merges: z
+      .array(z.union([z.string(), z.tuple([z.string(), z.string()])]))
+      .max(maximumMerges)
+      .optional(),
     unk_token: z.string().nullish(),
     byte_fallback: z.boolean().nullish(),
   }),
@@ -84,6 +92,7 @@ const configSchema = z.looseObject({
   add_bos_token: z.boolean().nullish(),
   added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedToken).nullish(),
   clean_up_tokenization_spaces: z.boolean().nullish(),
+  additional_special_tokens: z.array(z.unknown()).max(4096).nullish(),
 });
 type TokenizerSettings = z.infer<typeof configSchema>;
 
@@ -118,10 +127,25 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     (json.added_tokens ?? []).filter((added) => added.special).map(({ id, content }) => [id, content]),
   );
   const spelling = specialSpelling(special);
-  const hub = makeHubTokenizer(json, spelling, settings, where);
+  checkMerges(json, idOf, where);
+  const { hub, linear } = makeHubTokenizer(json, spelling, settings, where);
+  const missing = isByteLevel(json) ? missingBytes(idOf) : new Set<number>();
+
+  function bounded<T>(work: () => T, characters: number): T {
+    try {
+      return linear ? work() : withinDeadline(work, characters, where);
+    } catch (error) {
+      if (error instanceof ModelError) throw error;
+      throw new ModelError(
+        `${where}: the tokenizer is broken: ${error instanceof Error ? error.message : error}`,
+      );
+    }
+  }
 
   function encode(text: string): number[] {
-    const { ids, tokens } = hub.encode(spelling.toUnique(text), { add_special_tokens: false });
+    const spelled = spelling.toUnique(text);
+    if (missing.size > 0) refuseMissing(spelling.fromUnique(spelled), missing, where);
+    const { ids, tokens } = bounded(() => hub.encode(spelled, { add_special_tokens: false }), text.length);
     for (const [index, tokenId] of ids.entries()) {
       const content = special.get(tokenId);
       if (content === tokens[index] && content !== json.model.unk_token) {
@@ -142,12 +166,13 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
       if (!tokenOf.has(tokenId)) throw new ModelError(`${where}: no token has the id ${tokenId}`);
     }
     if (ids.length === 0) return '';
-    const text = hub.decode([...ids], {
-      skip_special_tokens: options.skipSpecial ?? true,
-      // The library would drop the space of "yes ." unless told not to.
-      clean_up_tokenization_spaces: settings.clean_up_tokenization_spaces ?? false,
-    });
-    return spelling.fromUnique(text);
+    const work = () =>
+      hub.decode([...ids], {
+        skip_special_tokens: options.skipSpecial ?? true,
+        // The library would drop the space of "yes ." unless told not to.
+        clean_up_tokenization_spaces: settings.clean_up_tokenization_spaces ?? false,
+      });
+    return spelling.fromUnique(bounded(work, ids.length));
   }
 
   function specialId(field: SpecialField): number | undefined {
@@ -160,7 +185,7 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     return tokenId;
   }
 
-  checkRoundTrip(json, encode, decode, where);
+  checkRoundTrip(json, missing, encode, decode, where);
   const bosTokenId = specialId('bos_token');
   return {
     encode,
@@ -185,7 +210,8 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
 
 function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
   const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
+  // The value itself: a copy of a vocabulary would double it.
+  if (parsed.success) return value as T;
   const issues = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'content'}: ${message}`);
   throw new ModelError(
     `${where}: not a tokenizer of Hugging Face\n${issues.map((issue) => `  ${issue}`).join('\n')}`,
@@ -286,13 +312,27 @@ function vocabularyOf(json: TokenizerJson, where: string): Map<string, number> {
   return idOf;
 }
 
+/** Merges join tokens to tokens; the library would drop what is none from the text. */
+function checkMerges(json: TokenizerJson, idOf: ReadonlyMap<string, number>, where: string): void {
+  for (const merge of json.model.merges ?? []) {
+    const parts = typeof merge === 'string' ? merge.split(' ') : merge;
+    const { continuing_subword_prefix: prefix } = json.model;
+    const [left = '', right = ''] = parts;
+    const joined = left + (typeof prefix === 'string' && prefix !== '' ? right.slice(prefix.length) : right);
+    if (parts.length === 2 && idOf.has(left) && idOf.has(right) && idOf.has(joined)) continue;
+    throw new ModelError(
+      `${where}: the merge ${JSON.stringify(merge).slice(0, 200)} does not make a token of two tokens`,
+    );
+  }
+}
+
 function makeHubTokenizer(
   json: TokenizerJson,
   spelling: SpecialSpelling,
   settings: object,
   where: string,
-): HubTokenizer {
-  const { type, unk_token, byte_fallback } = json.model;
+): { hub: HubTokenizer; linear: boolean } {
+  const { type, unk_token, byte_fallback, vocab } = json.model;
   if (type === 'BPE' && json.model.merges === undefined) {
     throw new ModelError(`${where}: model.merges is missing`);
   }
@@ -301,7 +341,16 @@ function makeHubTokenizer(
       `${where}: the tokenizer knows no bytes and has no unknown token, so it would drop characters it does not know`,
     );
   }
-  const absent = { normalizer: null, pre_tokenizer: null, decoder: null };
+  const kept = [
+    ...(Array.isArray(vocab) ? vocab.map(([token]) => token) : []),
+    ...(json.added_tokens ?? []).map(({ content }) => content),
+  ];
+  const characters = kept.reduce((total, token) => total + token.length, 0);
+  if (characters > maximumCharacters) {
+    throw new ModelError(
+      `${where}: ${characters} characters in its tokens; at most ${maximumCharacters} are possible here`,
+    );
+  }
   const added_tokens = (json.added_tokens ?? []).map((added) =>
     added.special ? { ...added, content: spelling.uniqueOf(added.id), normalized: false } : added,
   );
@@ -313,8 +362,14 @@ function makeHubTokenizer(
     (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
   );
   const model = merges === undefined ? json.model : { ...json.model, merges };
+  const { linear, ...steps } = checkSteps(
+    { normalizer: json.normalizer, pre_tokenizer: json.pre_tokenizer, decoder: json.decoder },
+    where,
+  );
   try {
-    return new HubTokenizer({ ...absent, ...json, model, post_processor: null, added_tokens }, settings);
+    // What a post-processor puts around a text is not wanted.
+    const parts = { ...json, ...steps, model, post_processor: null, added_tokens };
+    return { hub: new HubTokenizer(parts, settings), linear: linear && type === 'BPE' };
   } catch (error) {
     throw new ModelError(`${where}: ${error instanceof Error ? error.message : String(error)}`);
   }
@@ -327,12 +382,30 @@ function isByteLevel(json: TokenizerJson): boolean {
   return steps.some((step: unknown) => (step as { type?: unknown } | null)?.type === 'ByteLevel');
 }
 
+const utf8 = new TextEncoder();
+
+/** Bytes that no token stands for: some vocabularies hold only those that their training met. */
+function missingBytes(idOf: ReadonlyMap<string, number>): Set<number> {
+  return new Set(byteSymbols().flatMap((symbol, byte) => (idOf.has(symbol) ? [] : [byte])));
+}
+
+/** The library would leave them out of the text. */
+function refuseMissing(text: string, missing: ReadonlySet<number>, where: string): void {
+  if (!utf8.encode(text).some((byte) => missing.has(byte))) return;
+  for (const character of text) {
+    if (!utf8.encode(character).some((byte) => missing.has(byte))) continue;
+    const codePoint = character.codePointAt(0)?.toString(16).toUpperCase().padStart(4, '0');
+    throw new ModelError(`${where}: the character U+${codePoint} has no token in this tokenizer`);
+  }
+}
+
 /**
  * Encodes and decodes a text. A byte-level tokenizer must give any text back; the probe of one without a
  * normalizer holds every byte that UTF-8 can hold. Other kinds may change the text, but only once.
  */
 function checkRoundTrip(
   json: TokenizerJson,
+  missing: ReadonlySet<number>,
   encode: (text: string) => number[],
   decode: (ids: readonly number[]) => string,
   where: string,
@@ -341,13 +414,15 @@ function checkRoundTrip(
   // It begins with a space, which some tokenizers put before any text.
   let probe = ' Is it a bell? Yes: 2 bells.';
   if (!json.normalizer) {
-    for (let codePoint = 0; codePoint < 0x800; codePoint++) probe += String.fromCodePoint(codePoint);
-    for (let codePoint = 0x800; codePoint < 0x1_0000; codePoint += 0x800) {
-      if (codePoint < 0xd800 || codePoint > 0xdfff) probe += String.fromCodePoint(codePoint);
-    }
-    for (let codePoint = 0x1_0000; codePoint < 0x11_0000; codePoint += 0x1_0000) {
-      probe += String.fromCodePoint(codePoint);
-    }
+    const codePoints = [
+      ...Array.from({ length: 0x800 }, (_, codePoint) => codePoint),
+      ...Array.from({ length: 31 }, (_, index) => 0x800 * (index + 1)).filter((at) => at !== 0xd800),
+      ...Array.from({ length: 16 }, (_, index) => 0x1_0000 * (index + 1)),
+    ];
+    const characters = codePoints.map((codePoint) => String.fromCodePoint(codePoint));
+    probe += characters
+      .filter((character) => !utf8.encode(character).some((byte) => missing.has(byte)))
+      .join('');
   }
   const back = decode(encode(probe));
   if (back === probe) return;

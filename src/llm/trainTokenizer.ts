@@ -1,3 +1,6 @@
+import { byteSymbols } from './byteSymbols.ts';
+import { gpt2WordPattern } from './wordPatterns.ts';
+
 /** What `trainTokenizer` returns: the content of a tokenizer.json, as Hugging Face writes it. */
 export interface ByteLevelBpeJson {
   readonly version: '1.0';
@@ -46,8 +49,7 @@ export interface TrainTokenizerOptions {
   readonly specialTokens: readonly string[];
 }
 
-/** How GPT-2 cuts text into words (Radford et al. 2019, its published code); a word owns the space before it. */
-const wordPattern = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+const wordPattern = new RegExp(gpt2WordPattern, 'gu');
 
 /** A pair seen once teaches nothing about the language. */
 const minimumCount = 2;
@@ -82,15 +84,6 @@ export function trainTokenizer(
   );
   const merges = learnMerges(wordIds, [...words.values()], tokens, idOf, vocabularySize);
   return tokenizerJson(tokens, merges, specialTokens);
-}
-
-/** The printable character that stands for each byte in a byte-level vocabulary: "Ġ" for the space. */
-function byteSymbols(): string[] {
-  let next = 256;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    return String.fromCodePoint(printable ? byte : next++);
-  });
 }
 
 /** Words and how often each occurs; special tokens in the documents are no text and belong to no word. */

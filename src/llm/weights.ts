@@ -2,18 +2,21 @@
 import { createHash } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { z } from 'zod';
 import { updateHash } from '../config/hash.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
-import { float32FromBfloat16, float32FromHalf, halfFromFloat32 } from '../tensor/halfPrecision.ts';
+import { halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
-import { readChatTemplate } from './chatTemplate.ts';
+import { chatTemplateIn, readChatTemplate } from './chatTemplate.ts';
 import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
-import { downloadModel, type HubOptions, isHubName } from './hub.ts';
+import { readGgufHeader } from './gguf.ts';
+import { ggufConfig, ggufParameterShapes, streamGgufParameters } from './ggufModel.ts';
+import { ggufTokenizerFiles } from './ggufTokenizer.ts';
+import { downloadModel, type HubOptions, parseHubName } from './hub.ts';
 import { ModelError } from './modelError.ts';
 import { streamSafetensors, writeSafetensors } from './safetensors.ts';
 import { readStrictJson } from './strictJson.ts';
-import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
+import { loadTokenizer, type Tokenizer, tokenizerFromJson } from './tokenizer.ts';
+import { weightFiles } from './weightFiles.ts';
 
 export type FloatTensor = Tensor & { dtype: 'float32' };
 
@@ -34,93 +37,120 @@ export type LlmFrame = Omit<LoadedLlm, 'parameters'>;
 
 /**
  * Loads an LLM.
- * @param from a folder, a .safetensors file in one, or a name on the Hugging Face hub (`org/name`), which is
- *   downloaded once into the hub's cache
+ * @param from a folder, a .safetensors file in one, a .gguf file, or a name on the Hugging Face hub
+ *   (`organisation/name[@revision][:file]`), which is downloaded once into the hub's cache
  * @throws ModelError naming the file and everything in it that does not fit
  */
 export async function loadLlm(from: string, options: HubOptions = {}): Promise<LoadedLlm> {
   const { folder, files } = await locate(from, options);
-  const config = await readConfig(folder);
-  const parameters = new Map<string, FloatTensor>();
-  for (const file of files ?? (await weightFiles(folder))) {
-    const path = join(folder, file);
-    for await (const [name, tensor] of streamSafetensors(path)) {
-      if (parameters.has(name)) throw new ModelError(`${path}: "${name}" stands in another file already`);
-      parameters.set(name, widen(name, tensor, path));
-    }
-  }
-  const shapes = parameterShapes(config);
-  // Some files store the tied head a second time.
-  if (config.tieWordEmbeddings) parameters.delete('lm_head.weight');
-  checkKeys(parameters, shapes, folder);
-  const tokenizer = await loadTokenizer(folder);
+  const { readParameters, ...llm } = await open(folder, files);
+  const parameters = await readParameters();
+  return { ...llm, parameters, folder, hash: parameterHash(parameters) };
+}
+
+/** What prompts are made for: an LLM without its weights. */
+export type PromptedLlm = Pick<LoadedLlm, 'config' | 'tokenizer' | 'chatTemplate'>;
+
+/** As `loadLlm`, but leaves the weights where they are. */
+export async function loadPromptedLlm(from: string, options: HubOptions = {}): Promise<PromptedLlm> {
+  const { folder, files } = await locate(from, options);
+  const { readParameters: _, ...llm } = await open(folder, files);
+  return llm;
+}
+
+interface OpenLlm extends PromptedLlm {
+  readonly readParameters: () => Promise<Map<string, FloatTensor>>;
+}
+
+async function open(folder: string, files: readonly string[]): Promise<OpenLlm> {
+  const [first = ''] = files;
+  const opened = first.endsWith('.gguf')
+    ? await openGguf(join(folder, first))
+    : await openFolder(folder, files);
+  const { config, tokenizer } = opened;
   if (tokenizer.size > config.vocabularySize) {
     throw new ModelError(
       `${folder}: the tokenizer has ${tokenizer.size} tokens, the model's vocabulary ${config.vocabularySize}`,
     );
   }
-  const chatTemplate = await readChatTemplate(folder, tokenizer.files.tokenizerConfig);
-  return { config, parameters, tokenizer, chatTemplate, folder, hash: parameterHash(parameters) };
+  return opened;
 }
 
-async function locate(from: string, options: HubOptions): Promise<{ folder: string; files?: string[] }> {
+async function openFolder(folder: string, files: readonly string[]): Promise<OpenLlm> {
+  const config = await readConfig(folder);
+  const tokenizer = await loadTokenizer(folder);
+  const chatTemplate = await readChatTemplate(folder, tokenizer.files.tokenizerConfig);
+  const readParameters = async () => {
+    const parameters = new Map<string, FloatTensor>();
+    for (const file of files) {
+      const path = join(folder, file);
+      for await (const [name, tensor] of streamWeights(path)) {
+        if (parameters.has(name)) throw new ModelError(`${path}: "${name}" stands in another file already`);
+        parameters.set(name, tensor);
+      }
+    }
+    // Some files store the tied head a second time.
+    if (config.tieWordEmbeddings) parameters.delete('lm_head.weight');
+    checkKeys(parameters, parameterShapes(config), folder);
+    return parameters;
+  };
+  return { config, tokenizer, chatTemplate, readParameters };
+}
+
+/** Reads one weight at a time, as float32. @throws ModelError for one that is no float of 16 or 32 bits */
+export async function* streamWeights(path: string): AsyncGenerator<readonly [string, FloatTensor]> {
+  for await (const [name, tensor] of streamSafetensors(path, { widen: true })) {
+    if (tensor.dtype !== 'float32') {
+      throw new ModelError(`${path}: "${name}" is ${tensor.dtype}, weights are float32, float16 or bfloat16`);
+    }
+    yield [name, tensor];
+  }
+}
+
+/** A GGUF file holds all of a model; its shapes are checked before the first tensor is read. */
+async function openGguf(path: string): Promise<OpenLlm> {
+  const header = await readGgufHeader(path);
+  const config = parseDecoderConfig(await ggufConfig(path, header), path);
+  const shapes = ggufParameterShapes(path, header);
+  checkKeys(new Map([...shapes].map(([name, shape]) => [name, { shape }])), parameterShapes(config), path);
+  const files = ggufTokenizerFiles(header.metadata, path);
+  const tokenizer = tokenizerFromJson(files.tokenizer, files.tokenizerConfig, path);
+  const readParameters = async () => {
+    const parameters = new Map<string, FloatTensor>();
+    for await (const [name, shape, data] of streamGgufParameters(path, header, config)) {
+      parameters.set(name, { dtype: 'float32', shape, data });
+    }
+    return parameters;
+  };
+  return { config, tokenizer, chatTemplate: chatTemplateIn(files.tokenizerConfig, path), readParameters };
+}
+
+/** The folder of a model and its weight files there. */
+async function locate(from: string, options: HubOptions): Promise<{ folder: string; files: string[] }> {
   const found = await stat(from).catch(() => undefined);
-  if (found?.isDirectory()) return { folder: from };
+  if (found?.isDirectory()) return { folder: from, files: await weightFiles(from) };
   if (found?.isFile()) {
-    if (!from.endsWith('.safetensors'))
-      throw new ModelError(`${from}: only .safetensors files hold weights here`);
+    if (!/\.(safetensors|gguf)$/.test(from))
+      throw new ModelError(`${from}: only .safetensors and .gguf files hold weights here`);
     return { folder: dirname(from), files: [basename(from)] };
   }
-  if (!isHubName(from)) {
+  const wanted = parseHubName(from);
+  if (wanted === undefined) {
     throw new ModelError(
-      `${from}: no folder, no .safetensors file, and no name on the hub (organisation/name)`,
+      `${from}: no folder, no .safetensors or .gguf file, and no name on the hub (organisation/name[@revision][:file])`,
     );
   }
-  return { folder: await downloadModel(from, options) };
+  const folder = await downloadModel(wanted, options);
+  return { folder, files: wanted.file === undefined ? await weightFiles(folder) : [wanted.file] };
 }
 
-const limits = { bytes: 64 * 2 ** 20, depth: 32 };
-const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
-
-/**
- * Names of the weight files: one, or the shards of an index. Shards must be plain names: an index cannot point
- * out of its folder.
- */
-async function weightFiles(folder: string): Promise<string[]> {
-  const exists = async (path: string) => (await stat(path).catch(() => undefined)) !== undefined;
-  if (await exists(join(folder, 'model.safetensors'))) return ['model.safetensors'];
-  const path = join(folder, 'model.safetensors.index.json');
-  const index = await readStrictJson(path, limits);
-  if (index === undefined) {
-    throw new ModelError(`${folder}: neither model.safetensors nor model.safetensors.index.json is there`);
-  }
-  const parsed = indexSchema.safeParse(index);
-  if (!parsed.success) throw new ModelError(`${path}: weight_map must map parameters to file names`);
-  const files = [...new Set(Object.values(parsed.data.weight_map))].sort();
-  const odd = files.find((file) => !/^[A-Za-z0-9][\w.-]*\.safetensors$/.test(file));
-  if (odd !== undefined) {
-    throw new ModelError(`${path}: ${JSON.stringify(odd)} is not the plain name of a .safetensors file`);
-  }
-  for (const file of files) {
-    if (!(await exists(join(folder, file)))) throw new ModelError(`${path}: the shard ${file} is not there`);
-  }
-  return files;
-}
+const limits = { bytes: 2 ** 20, depth: 32 };
 
 async function readConfig(folder: string): Promise<DecoderConfig> {
   const path = join(folder, 'config.json');
   const json = await readStrictJson(path, limits);
   if (json === undefined) throw new ModelError(`${path}: no such file. A model folder needs a config.json.`);
   return parseDecoderConfig(json, path);
-}
-
-/** A weight as float32. @throws ModelError for one that is no float of 16 or 32 bits */
-export function widen(name: string, tensor: Tensor, where: string): FloatTensor {
-  const { dtype, shape } = tensor;
-  if (dtype === 'float32') return tensor;
-  if (dtype === 'float16') return { dtype: 'float32', shape, data: float32FromHalf(tensor.data) };
-  if (dtype === 'bfloat16') return { dtype: 'float32', shape, data: float32FromBfloat16(tensor.data) };
-  throw new ModelError(`${where}: "${name}" is ${dtype}, weights are float32, float16 or bfloat16`);
 }
 
 /**

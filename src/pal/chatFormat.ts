@@ -1,14 +1,8 @@
 /** Prompts in the words of the model's chat template. */
 import { type ChatMessage, renderChat } from '../llm/chatTemplate.ts';
 import { ModelError } from '../llm/modelError.ts';
-import {
-  type Asked,
-  aroundAudio,
-  fill,
-  type PromptConfig,
-  type PromptedLlm,
-  type PromptFormat,
-} from './prompt.ts';
+import type { PromptedLlm } from '../llm/weights.ts';
+import { type Asked, aroundAudio, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
 
 /** Where audio and answer stand in what the template makes: lone surrogates, which no escaped text has. */
 const audioMark = '\ud802';

@@ -4,7 +4,6 @@
  * it stays a spelling.
  */
 import type { ChatVariables } from '../llm/chatTemplate.ts';
-import type { LoadedLlm } from '../llm/weights.ts';
 
 export interface PromptConfig {
   /** Whether the model's own chat template words the conversation. */
@@ -35,9 +34,6 @@ export interface PromptFormat {
   /** The token that ends an answer. */
   readonly endId: number;
 }
-
-/** What prompts are made for. */
-export type PromptedLlm = Pick<LoadedLlm, 'config' | 'tokenizer' | 'chatTemplate'>;
 
 /** What a template has in front of the audio and behind it. */
 export function aroundAudio(template: string): [before: string, behind: string] {

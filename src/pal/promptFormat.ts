@@ -1,8 +1,9 @@
 /** From a configuration and a model to the prompts of a run. */
 import { ModelError } from '../llm/modelError.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
+import type { PromptedLlm } from '../llm/weights.ts';
 import { chatFormat } from './chatFormat.ts';
-import { aroundAudio, fill, type PromptConfig, type PromptedLlm, type PromptFormat } from './prompt.ts';
+import { aroundAudio, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
 
 /**
  * The prompts that a configuration describes.

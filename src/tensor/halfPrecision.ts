@@ -20,11 +20,17 @@ export function castTensor(tensor: Tensor, dtype: DType): Tensor | undefined {
 /** All 65,536 float16 patterns as float32 patterns; made at first use. */
 let widenedHalves: Uint32Array | undefined;
 
-/** Widens float16 bit patterns. Exact: every float16 is a float32. */
-export function float32FromHalf(bits: Uint16Array): Float32Array {
+/**
+ * Widens float16 bit patterns. Exact: every float16 is a float32.
+ * @param into where to; may be the memory that ends with the bits, since no bit is overwritten before it is read
+ */
+export function float32FromHalf(
+  bits: Uint16Array,
+  into?: Float32Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
   widenedHalves ??= Uint32Array.from({ length: 65_536 }, (_, half) => widenHalf(half));
   const table = widenedHalves;
-  return float32FromPatterns(bits, (half) => table[half] ?? 0);
+  return float32FromPatterns(bits, (half) => table[half] ?? 0, into);
 }
 
 /** Rounds to float16, to nearest, ties to even; what is too large becomes infinity. NaN stays NaN. */
@@ -32,9 +38,12 @@ export function halfFromFloat32(values: Float32Array): Uint16Array {
   return patternsFromFloat32(values, roundToHalf);
 }
 
-/** Widens bfloat16 bit patterns: they are the upper halves of float32 patterns. */
-export function float32FromBfloat16(bits: Uint16Array): Float32Array {
-  return float32FromPatterns(bits, (upper) => upper << 16);
+/** Widens bfloat16 bit patterns: they are the upper halves of float32 patterns. @param into as of `float32FromHalf` */
+export function float32FromBfloat16(
+  bits: Uint16Array,
+  into?: Float32Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
+  return float32FromPatterns(bits, (upper) => upper << 16, into);
 }
 
 /** Rounds to bfloat16, to nearest, ties to even; what is too large becomes infinity. NaN stays NaN. */
@@ -42,9 +51,12 @@ export function bfloat16FromFloat32(values: Float32Array): Uint16Array {
   return patternsFromFloat32(values, roundToBfloat16);
 }
 
-function float32FromPatterns(bits: Uint16Array, widen: (pattern: number) => number): Float32Array {
-  const values = new Float32Array(bits.length);
-  const patterns = new Uint32Array(values.buffer);
+function float32FromPatterns(
+  bits: Uint16Array,
+  widen: (pattern: number) => number,
+  values = new Float32Array(bits.length),
+): Float32Array<ArrayBuffer> {
+  const patterns = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let index = 0; index < bits.length; index++) patterns[index] = widen(bits[index] ?? 0);
   return values;
 }

@@ -5,7 +5,7 @@ import { locate } from '../config/locate.ts';
 import type { Experiment } from '../config/schema.ts';
 import { controlNames } from '../eval/controls.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
-import { isHubName } from '../llm/hub.ts';
+import { parseHubName } from '../llm/hub.ts';
 import type { LlmFrame } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { audioTokens, layersOf } from '../pal/streams.ts';
@@ -39,7 +39,7 @@ const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 export function modelCard({ experiment, model, llm, parameters, results }: TrainedModel): string {
   const { name, seed, train, data } = experiment;
   const { from } = experiment.llm;
-  const ofHub = isHubName(from) && !existsSync(locate(from));
+  const onHub = existsSync(locate(from)) ? undefined : parseHubName(from);
   const count = [...parameters.values()].reduce((total, { data: values }) => total + values.length, 0);
   const sections = [
     [
@@ -47,7 +47,7 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
       'library_name: palkit',
       'pipeline_tag: audio-text-to-text',
       'tags: [audio, audio-question-answering, palkit]',
-      ...(ofHub ? [`base_model: ${from}`] : []),
+      ...(onHub === undefined ? [] : [`base_model: ${onHub.name}`]),
       '---',
     ],
     [

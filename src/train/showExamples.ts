@@ -2,12 +2,14 @@
 import { join } from 'node:path';
 import { encoderShape } from '../audio/encoderShape.ts';
 import { readWaveform } from '../audio/waveform.ts';
+import { locate } from '../config/locate.ts';
 import type { Experiment } from '../config/schema.ts';
 import { ensureDataset, readSplit, type Split } from '../data/dataset.ts';
 import type { Example } from '../data/manifest.ts';
+import { loadPromptedLlm } from '../llm/weights.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
 import { audioTokens, layersOf } from '../pal/streams.ts';
-import { loadExperimentLlm, type Watch } from './setup.ts';
+import type { Watch } from './setup.ts';
 import { trainingRow } from './stage.ts';
 
 export interface ShownToken {
@@ -65,7 +67,7 @@ export async function showExamples(
   await ensureDataset(data.dataset, data.dir, (fraction) => building.update(Math.round(100 * fraction)));
   building.stop();
   const examples = await readSplit(data.dir, split);
-  const llm = await loadExperimentLlm(experiment);
+  const llm = await loadPromptedLlm(locate(experiment.llm.from));
   const format = promptFormat(prompt, llm);
   const { decode } = llm.tokenizer;
   const encoders = await Promise.all(streams.map(({ encoder }) => encoderShape(encoder)));

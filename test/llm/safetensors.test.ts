@@ -11,6 +11,7 @@ import {
   streamSafetensors,
   writeSafetensors,
 } from '../../src/llm/safetensors.ts';
+import { float32FromBfloat16, float32FromHalf } from '../../src/tensor/halfPrecision.ts';
 import { float32, int32, type Tensor, tensor } from '../../src/tensor/tensor.ts';
 
 const golden = fileURLToPath(new URL('../golden/mixed.safetensors', import.meta.url));
@@ -77,6 +78,26 @@ describe('a file of the reference implementation', () => {
       expect(Buffer.concat(pieces)).toEqual(await readFile(golden));
     },
   );
+});
+
+test('half types are widened where they are read, and nothing else is', async () => {
+  const halves = Uint16Array.from({ length: 65_536 }, (_, bits) => bits);
+  const path = join(folder, 'halves.safetensors');
+  await writeSafetensors(path, {
+    a: tensor('float16', [256, 256], halves),
+    b: tensor('bfloat16', [65_536], halves),
+    c: int32([2], [7, 8]),
+    d: tensor('float16', [0], new Uint16Array(0)),
+  });
+  const read = new Map<string, Tensor>();
+  for await (const [name, value] of streamSafetensors(path, { widen: true })) read.set(name, value);
+  const patterns = (values: Float32Array) => new Uint32Array(values.buffer);
+  const [a, b] = [read.get('a') as Tensor, read.get('b') as Tensor];
+  expect([a.dtype, a.shape, b.dtype]).toEqual(['float32', [256, 256], 'float32']);
+  expect(patterns(a.data as Float32Array)).toEqual(patterns(float32FromHalf(halves)));
+  expect(patterns(b.data as Float32Array)).toEqual(patterns(float32FromBfloat16(halves)));
+  expect(read.get('c')).toEqual(int32([2], [7, 8]));
+  expect(read.get('d')?.data).toHaveLength(0);
 });
 
 describe('writing', () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -5,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { plainLlama } from '../../src/llm/families.ts';
+import { parseHubName } from '../../src/llm/hub.ts';
 import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { tokenizerFromJson } from '../../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../../src/llm/trainTokenizer.ts';
@@ -250,8 +252,24 @@ describe('what is wrong is named', () => {
       `${root}/nothing: no folder, no .safetensors`,
     );
     await expect(loadLlm('../x')).rejects.toThrow('no name on the hub');
-    await expect(loadLlm(join(folder, 'config.json'))).rejects.toThrow('only .safetensors files');
+    await expect(loadLlm(join(folder, 'config.json'))).rejects.toThrow('only .safetensors and .gguf files');
   });
+});
+
+test.each<[string, object | undefined]>([
+  ['a/b', { name: 'a/b', revision: 'main' }],
+  ['a/b@v1.0', { name: 'a/b', revision: 'v1.0' }],
+  ['a/b@refs/pr/1:x/y.Q4_K.gguf', { name: 'a/b', revision: 'refs/pr/1', file: 'x/y.Q4_K.gguf' }],
+  ['a/b:model.safetensors', { name: 'a/b', revision: 'main', file: 'model.safetensors' }],
+  ['a/b:pytorch_model.bin', undefined],
+  ['a/b:../x.gguf', undefined],
+  ['a/b@../x', undefined],
+  ['a/b@/x', undefined],
+  ['a--b/c', undefined],
+  ['a/b/c', undefined],
+  ['a', undefined],
+])('the hub name %s', (text, expected) => {
+  expect(parseHubName(text)).toEqual(expected);
 });
 
 test('checkKeys is silent when all fits', () => {
@@ -336,6 +354,93 @@ describe('the hub', () => {
     vi.stubEnv('HF_HUB_OFFLINE', '');
     hub.fail(500, '/config.json');
     expect((await loadLlm(name, { hubUrl: hub.url, cacheDir })).parameters.size).toBe(parameters.size);
+  });
+
+  test('goes on where the connection broke, and asks for no byte twice', async () => {
+    await serve();
+    const { length } = await readFile(join(folder, 'model.safetensors'));
+    hub.cut(Math.ceil(length / 3));
+    const seen: number[] = [];
+    const { hash } = await loadLlm(name, {
+      hubUrl: hub.url,
+      cacheDir,
+      onProgress: ({ file, receivedBytes, bytes }) => {
+        if (file !== 'model.safetensors') return;
+        expect(bytes).toBe(length);
+        seen.push(receivedBytes);
+      },
+    });
+    expect(hash).toBe((await loadLlm(folder)).hash);
+    expect(seen).toEqual(seen.toSorted((a, b) => a - b));
+    expect(seen.at(-1)).toBe(length);
+    const ranges = hub.requests.filter((request) => request.endsWith('- model.safetensors'));
+    expect(ranges).toEqual([
+      `bytes=${Math.ceil(length / 3)}- model.safetensors`,
+      `bytes=${2 * Math.ceil(length / 3)}- model.safetensors`,
+    ]);
+  });
+
+  test('is given up after several breaks without a byte; the next try goes on', async () => {
+    await serve();
+    hub.fail(503, '/tokenizer.json');
+    await expect(loadLlm(name, { hubUrl: hub.url, cacheDir })).rejects.toThrow('the server answers 503');
+    const asked = hub.requests.filter((request) => request.endsWith('/tokenizer.json'));
+    expect(asked).toHaveLength(4);
+    hub.fail(503, '/nothing');
+    const blobs = join(cacheDir, 'models--some-lab--tiny', 'blobs');
+    const whole = await readFile(join(folder, 'tokenizer.json'));
+    const git = createHash('sha1').update(`blob ${whole.length}\0`).update(whole).digest('hex');
+    await writeFile(join(blobs, `${git}.partial`), whole.subarray(0, 100));
+    expect((await loadLlm(name, { hubUrl: hub.url, cacheDir })).parameters.size).toBe(parameters.size);
+    expect(hub.requests).toContain('bytes=100- tokenizer.json');
+    expect((await readdir(blobs)).filter((file) => file.endsWith('.partial'))).toEqual([]);
+  });
+
+  test('does not pass off other bytes as the file, nor keep them', async () => {
+    await serve();
+    const changed = await readFile(join(folder, 'model.safetensors'));
+    changed[changed.length - 1] = (changed.at(-1) ?? 0) ^ 1;
+    hub.corrupt('model.safetensors', changed);
+    const loading = () => loadLlm(name, { hubUrl: hub.url, cacheDir });
+    await expect(loading()).rejects.toThrow(
+      /some-lab\/tiny: model\.safetensors: the bytes that came are not those of the file \([0-9a-f]{64} instead of/,
+    );
+    hub.corrupt('model.safetensors', new Uint8Array(changed.length + 1));
+    await expect(loading()).rejects.toThrow(/more bytes come than the \d+ that were announced/);
+    const blobs = await readdir(join(cacheDir, 'models--some-lab--tiny', 'blobs'));
+    expect(blobs.filter((file) => /^[0-9a-f]{64}$/.test(file))).toEqual([]);
+    vi.stubEnv('HF_HUB_OFFLINE', '1');
+    await expect(loading()).rejects.toThrow('holds no copy');
+  });
+
+  test('gives a revision, and one file of several', async () => {
+    const gguf = await readFile('test/golden/gguf/pieces.gguf');
+    await serve({ files: [['tiny.Q8_0.gguf', gguf]] });
+    const options = { hubUrl: hub.url, cacheDir };
+    expect((await loadLlm(`${name}@v1`, options)).parameters.size).toBe(parameters.size);
+    await expect(loadLlm(`${name}@v2`, options)).rejects.toThrow(/not found.*HF_TOKEN/s);
+    const before = hub.requests.length;
+    expect((await loadLlm(`${name}@${sha}`, options)).parameters.size).toBe(parameters.size);
+    expect(hub.requests).toHaveLength(before);
+
+    // A vocabulary without a model: it came, it was read, and its own name is in the error.
+    await expect(loadLlm(`${name}:tiny.Q8_0.gguf`, options)).rejects.toThrow(
+      /tiny\.Q8_0\.gguf: "llama\.embedding_length" is missing/,
+    );
+    await expect(loadLlm(`${name}:other.gguf`, options)).rejects.toThrow('there is no other.gguf in it');
+    const loaded = await loadLlm(`${name}:model.safetensors`, options);
+    expect(loaded.parameters.size).toBe(parameters.size);
+    vi.stubEnv('HF_HUB_OFFLINE', '1');
+    expect((await loadLlm(`${name}:model.safetensors`, options)).hash).toBe(loaded.hash);
+    await expect(loadLlm(`${name}:other.gguf`, options)).rejects.toThrow('holds no copy');
+  });
+
+  test('names the files to choose from where there are no plain weights', async () => {
+    await rm(join(folder, 'model.safetensors'));
+    await serve({ files: [['a.gguf', new Uint8Array(1)]] });
+    await expect(loadLlm(name, { hubUrl: hub.url, cacheDir })).rejects.toThrow(
+      'some-lab/tiny: it holds no model.safetensors; choose one of its files: some-lab/tiny:a.gguf',
+    );
   });
 
   test('cannot be reached and there is no copy', async () => {

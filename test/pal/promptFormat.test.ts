@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { loadTokenizer, tokenizerFromJson } from '../../src/llm/tokenizer.ts';
-import type { PromptConfig, PromptedLlm } from '../../src/pal/prompt.ts';
+import type { PromptedLlm } from '../../src/llm/weights.ts';
+import type { PromptConfig } from '../../src/pal/prompt.ts';
 import { promptFormat } from '../../src/pal/promptFormat.ts';
 import { golden } from '../llm/chatGolden.ts';
 import { llm } from './fixture.ts';

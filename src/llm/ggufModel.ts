@@ -1,0 +1,283 @@
+/**
+ * What a GGUF file says about its model, in the words of Hugging Face: the content of a config.json, and parameters
+ * under the names of transformers, their rows in the order of transformers.
+ */
+import { formatShape } from '../tensor/tensor.ts';
+import type { GgufHeader, GgufTensor, GgufValue } from './gguf.ts';
+import { streamGgufTensors } from './ggufTensors.ts';
+import { ModelError } from './modelError.ts';
+
+/** By llama.cpp's name of an architecture; Mistral's models are "llama" there. */
+const architectures: ReadonlyMap<string, { readonly name: string; readonly modelType: string }> = new Map([
+  ['llama', { name: 'LlamaForCausalLM', modelType: 'llama' }],
+  ['qwen2', { name: 'Qwen2ForCausalLM', modelType: 'qwen2' }],
+  ['qwen3', { name: 'Qwen3ForCausalLM', modelType: 'qwen3' }],
+]);
+
+const outerNames: ReadonlyMap<string, string> = new Map([
+  ['token_embd.weight', 'model.embed_tokens.weight'],
+  ['output_norm.weight', 'model.norm.weight'],
+  ['output.weight', 'lm_head.weight'],
+]);
+const innerNames: ReadonlyMap<string, string> = new Map([
+  ['attn_norm', 'input_layernorm'],
+  ['attn_q', 'self_attn.q_proj'],
+  ['attn_k', 'self_attn.k_proj'],
+  ['attn_v', 'self_attn.v_proj'],
+  ['attn_output', 'self_attn.o_proj'],
+  ['attn_q_norm', 'self_attn.q_norm'],
+  ['attn_k_norm', 'self_attn.k_norm'],
+  ['ffn_norm', 'post_attention_layernorm'],
+  ['ffn_gate', 'mlp.gate_proj'],
+  ['ffn_up', 'mlp.up_proj'],
+  ['ffn_down', 'mlp.down_proj'],
+]);
+const ropeFactorsName = 'rope_freqs.weight';
+
+/** transformers' name of a tensor; undefined for one that it does not have. */
+function parameterName(name: string): string | undefined {
+  const [, layer, part = '', ending] = /^blk\.(\d{1,4})\.(\w+)\.(weight|bias)$/.exec(name) ?? [];
+  if (layer === undefined) return outerNames.get(name);
+  const inner = innerNames.get(part);
+  return inner === undefined ? undefined : `model.layers.${Number(layer)}.${inner}.${ending}`;
+}
+
+/** Keys of an architecture that say nothing about what is computed, or the same as the shapes of the tensors. */
+const harmlessKeys = ['vocab_size', 'tensor_data_layout', 'rope.scaling.finetuned', 'expert_used_count'];
+
+/**
+ * The content of a config.json.
+ * @throws ModelError for another architecture, and for a key that would change what the model computes in a way that
+ * is not known here
+ */
+export async function ggufConfig(path: string, header: GgufHeader): Promise<Record<string, unknown>> {
+  const { metadata, tensors } = header;
+  const fields = architectureFields(metadata, path);
+  const { architecture, number, constant, rest } = fields;
+  const shapeOf = (name: string) => tensors.find((tensor) => tensor.name === name)?.shape;
+  const hiddenSize = number('embedding_length');
+  const heads = number('attention.head_count');
+  const headWidth = number('attention.key_length', hiddenSize / heads);
+  constant('attention.value_length', headWidth);
+  constant('rope.dimension_count', headWidth);
+  constant('expert_count', 0);
+  constant('attention.causal', true);
+  const sizes = {
+    hidden_size: hiddenSize,
+    intermediate_size: number('feed_forward_length'),
+    num_hidden_layers: number('block_count'),
+    num_attention_heads: heads,
+    num_key_value_heads: number('attention.head_count_kv', heads),
+    head_dim: headWidth,
+    vocab_size: shapeOf('token_embd.weight')?.[0] ?? 0,
+    max_position_embeddings: number('context_length'),
+    rms_norm_eps: shortest(number('attention.layer_norm_rms_epsilon')),
+  };
+  const ropeParameters = {
+    rope_theta: shortest(number('rope.freq_base', 10_000)),
+    ...(await ropeScaling(path, header, fields)),
+  };
+  const window = number('attention.sliding_window', 0);
+  const unknown = rest(harmlessKeys);
+  if (unknown.length > 0) {
+    throw new ModelError(
+      `${path}: ${unknown.map((key) => JSON.stringify(key)).join(', ')}: may change what the model computes, and is not known here`,
+    );
+  }
+  const mistral = window > 0 && architecture.modelType === 'llama';
+  const bias = (part: string) => shapeOf(`blk.0.${part}.bias`) !== undefined;
+  return {
+    architectures: [mistral ? 'MistralForCausalLM' : architecture.name],
+    model_type: mistral ? 'mistral' : architecture.modelType,
+    ...sizes,
+    rope_parameters: ropeParameters,
+    tie_word_embeddings: shapeOf('output.weight') === undefined,
+    hidden_act: 'silu',
+    ...(mistral && { sliding_window: window }),
+    ...(!mistral && architecture.modelType !== 'qwen2' && { attention_bias: bias('attn_q') }),
+    ...(!mistral && architecture.modelType === 'llama' && { mlp_bias: bias('ffn_up') }),
+    ...(architecture.modelType.startsWith('qwen') && { use_sliding_window: false }),
+    ...specialIds(metadata, path),
+  };
+}
+
+/** How a file's keys of its architecture are asked for; what nobody asked for is the rest. */
+function architectureFields(metadata: ReadonlyMap<string, GgufValue>, path: string) {
+  const given = metadata.get('general.architecture');
+  const architecture = architectures.get(String(given));
+  if (architecture === undefined) {
+    throw new ModelError(
+      `${path}: general.architecture is ${JSON.stringify(String(given))}; palkit runs ${[...architectures.keys()].join(', ')}`,
+    );
+  }
+  if (Number(metadata.get('split.count') ?? 1) > 1) {
+    throw new ModelError(`${path}: one of several parts of a model; join them with llama-gguf-split --merge`);
+  }
+  const asked = new Set<string>();
+  const prefix = `${given}.`;
+  const value = (key: string) => {
+    asked.add(`${prefix}${key}`);
+    return metadata.get(`${prefix}${key}`);
+  };
+  function number(key: string, missing?: number): number {
+    const found = value(key) ?? missing;
+    if (typeof found === 'number') return found;
+    const what = found === undefined ? 'is missing' : 'is not a number';
+    throw new ModelError(`${path}: ${JSON.stringify(prefix + key)} ${what}`);
+  }
+  function constant(key: string, expected: GgufValue): void {
+    const found = value(key);
+    if (found === undefined || found === expected) return;
+    throw new ModelError(
+      `${path}: ${JSON.stringify(prefix + key)} is ${found}; models with another value than ${expected} do not run here`,
+    );
+  }
+  const rest = (harmless: readonly string[]) =>
+    [...metadata.keys()].filter(
+      (key) => key.startsWith(prefix) && !asked.has(key) && !harmless.includes(key.slice(prefix.length)),
+    );
+  return { architecture, value, number, constant, rest };
+}
+
+/** The decimal that a float32 was written from: 1e-5, not 0.00000999999974. */
+function shortest(value: number): number {
+  for (let digits = 1; digits < 9; digits++) {
+    const decimal = Number(value.toPrecision(digits));
+    if (Math.fround(decimal) === Math.fround(value)) return decimal;
+  }
+  return value;
+}
+
+/** Scaled rotary positions: linear, YaRN, or Llama 3's, which a file holds as a factor for each frequency. */
+async function ropeScaling(
+  path: string,
+  { tensors }: GgufHeader,
+  { value, number, constant }: ReturnType<typeof architectureFields>,
+): Promise<Record<string, unknown>> {
+  const kind = value('rope.scaling.type') ?? 'none';
+  const factor = shortest(number('rope.scaling.factor', number('rope.scale_linear', 1)));
+  constant('rope.scaling.attn_factor', 1);
+  const factors = tensors.find(({ name }) => name === ropeFactorsName);
+  if (kind === 'linear' && factor !== 1 && factors === undefined) return { rope_type: 'linear', factor };
+  if (kind === 'yarn' && factors === undefined) {
+    const original = number('rope.scaling.original_context_length');
+    return { rope_type: 'yarn', factor, original_max_position_embeddings: original };
+  }
+  if ((kind !== 'none' && kind !== 'linear') || factor !== 1) {
+    throw new ModelError(
+      `${path}: rotary positions scaled by ${JSON.stringify(kind)} with a factor of ${factor} do not run here`,
+    );
+  }
+  value('rope.scaling.original_context_length');
+  if (factors === undefined) return { rope_type: 'default' };
+  if (factors.shape.length !== 1 || factors.shape[0] !== number('rope.dimension_count') / 2) {
+    throw new ModelError(
+      `${path}: "${ropeFactorsName}" is ${formatShape(factors.shape)}: not one a frequency`,
+    );
+  }
+  for await (const [, found] of streamGgufTensors(path, [factors])) {
+    const llama3 = {
+      rope_type: 'llama3',
+      factor: found.at(-1) as number,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 8192,
+    };
+    const expected = llama3Factors(llama3, number('rope.freq_base', 10_000), found.length);
+    if (found.every((own, at) => Math.abs(own / (expected[at] as number) - 1) < 1e-4)) return llama3;
+  }
+  throw new ModelError(
+    `${path}: "${ropeFactorsName}" is not the scaling of Llama 3.x (from 1 to 4 periods in 8192 positions)`,
+  );
+}
+
+/** What Llama 3 divides its frequencies by (the "llama3" of transformers' modeling_rope_utils.py). */
+function llama3Factors(
+  scaling: {
+    factor: number;
+    low_freq_factor: number;
+    high_freq_factor: number;
+    original_max_position_embeddings: number;
+  },
+  theta: number,
+  count: number,
+): number[] {
+  return Array.from({ length: count }, (_, at) => {
+    const wavelength = 2 * Math.PI * theta ** (at / count);
+    const periods = scaling.original_max_position_embeddings / wavelength;
+    const smooth = (periods - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+    const kept = Math.min(1, Math.max(0, smooth));
+    return 1 / ((1 - kept) / scaling.factor + kept);
+  });
+}
+
+/** Ids of special tokens as a config.json has them; the end of a turn ends an answer too. */
+function specialIds(metadata: ReadonlyMap<string, GgufValue>, path: string): Record<string, unknown> {
+  const id = (token: string) => {
+    const found = metadata.get(`tokenizer.ggml.${token}_token_id`);
+    if (found === undefined || typeof found === 'number') return found;
+    throw new ModelError(`${path}: "tokenizer.ggml.${token}_token_id" is not a number`);
+  };
+  const ends = [...new Set([id('eos'), id('eot')].filter((end) => end !== undefined))];
+  return {
+    bos_token_id: id('bos') ?? null,
+    eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
+    pad_token_id: id('padding') ?? null,
+  };
+}
+
+/** Names and shapes of the parameters. @throws ModelError listing tensors that no model here has. */
+export function ggufParameterShapes(path: string, { tensors }: GgufHeader): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>();
+  const unknown: string[] = [];
+  for (const { name, shape } of tensors) {
+    if (name === ropeFactorsName) continue;
+    const parameter = parameterName(name);
+    if (parameter === undefined) unknown.push(name);
+    else if (shapes.has(parameter)) throw new ModelError(`${path}: "${parameter}" is there twice`);
+    else shapes.set(parameter, shape);
+  }
+  if (unknown.length === 0) return shapes;
+  throw new ModelError(
+    `${path}: ${unknown.length} tensors of another model:\n${unknown.map((name) => `  ${name}`).join('\n')}`,
+  );
+}
+
+/**
+ * Reads the parameters one by one, as float32.
+ * @param config what the file's `ggufConfig` describes, checked against its shapes
+ */
+export async function* streamGgufParameters(
+  path: string,
+  { metadata, tensors }: GgufHeader,
+  config: { readonly heads: number; readonly keyValueHeads: number },
+): AsyncGenerator<readonly [string, GgufTensor['shape'], Float32Array<ArrayBuffer>]> {
+  const permuted = metadata.get('general.architecture') === 'llama';
+  const wanted = tensors.filter(({ name }) => name !== ropeFactorsName);
+  for await (const [{ name, shape }, values] of streamGgufTensors(path, wanted)) {
+    const heads = /\.attn_q\.\w+$/.test(name) ? config.heads : config.keyValueHeads;
+    const ordered = permuted && /\.attn_[qk]\.\w+$/.test(name) ? halvesOfHeads(values, heads, shape) : values;
+    yield [parameterName(name) as string, shape, ordered];
+  }
+}
+
+/**
+ * llama.cpp turns neighbouring rows of a head by the same angle, transformers rows half a head apart; the files of the
+ * "llama" architecture have their query and key rows in llama.cpp's order. This puts them back.
+ */
+function halvesOfHeads(
+  values: Float32Array,
+  heads: number,
+  shape: readonly number[],
+): Float32Array<ArrayBuffer> {
+  const rows = shape[0] as number;
+  const rowSize = values.length / rows;
+  const half = rows / heads / 2;
+  const ordered = new Float32Array(values.length);
+  for (let row = 0; row < rows; row++) {
+    const [head, inHead] = [Math.floor(row / (2 * half)), row % (2 * half)];
+    const to = head * 2 * half + (inHead % 2) * half + (inHead >> 1);
+    ordered.set(values.subarray(row * rowSize, (row + 1) * rowSize), to * rowSize);
+  }
+  return ordered;
+}
