@@ -65,7 +65,7 @@ export async function withLora(
 ): Promise<TrainedModel> {
   const { model, experiment, parameters } = trained;
   if (model.lora === undefined && lora === 'keep')
-    throw new RunError('--lora keep: the model has no low-rank adapters');
+    throw new RunError('--lora keep: the model has no low-rank adapters beside its weights');
   if (model.lora === undefined || lora === 'keep') return trained;
   const merged = mergeLora(parameters);
   const shapes = parameterShapes(model.llm);
@@ -88,7 +88,6 @@ export async function withLora(
   return {
     ...trained,
     model: { ...model, lora: undefined },
-    experiment: { ...experiment, llm: { ...experiment.llm, lora: null } },
     parameters: merged,
   };
 }

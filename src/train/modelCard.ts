@@ -112,10 +112,13 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
 
 function languageModel({ llm }: Experiment, hasAdapters: boolean): string[] {
   const from = `It began as \`${llm.from}\`; config.json, model.safetensors and the tokenizer are as transformers loads them.`;
-  if (!hasAdapters || llm.lora === null) return [from];
+  if (llm.lora === null) return [from];
   const { rank, alpha } = llm.lora;
+  const adapters = `low-rank adapters (rank ${rank}, alpha ${alpha})`;
   return [
-    `${from} \`adapter/\` holds its low-rank adapters (rank ${rank}, alpha ${alpha}) as PEFT loads them.`,
+    hasAdapters
+      ? `${from} \`adapter/\` holds its ${adapters} as PEFT loads them.`
+      : `${from} Its ${adapters} are merged into the weights.`,
   ];
 }
 

@@ -37,8 +37,8 @@ const schema = z.strictObject({
   version: z.literal(1),
   /** Frames per clip of each stream; longer clips do not fit. */
   frames: z.record(z.string(), z.int().min(1)),
-  /** Whether low-rank adapters stand beside the LLM, not merged into it. */
-  adapter: z.boolean().default(false),
+  /** Where the adapters of the experiment's `llm.lora` are: it has none, beside the LLM, in its weights. */
+  lora: z.enum(['none', 'kept', 'merged']).default('none'),
 });
 
 export interface SaveModelOptions extends SaveOptions {
@@ -57,7 +57,8 @@ export async function saveModel(
   const those = (wanted: (name: string) => boolean) =>
     new Map([...parameters].filter(([name]) => wanted(name)));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
-  const description = { version: 1, frames, adapter: model.lora !== undefined };
+  const lora = model.lora !== undefined ? 'kept' : experiment.llm.lora === null ? 'none' : 'merged';
+  const description = { version: 1, frames, lora };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
     await saveLlm(aside, { ...llm, parameters: own }, { half });
@@ -131,13 +132,14 @@ export async function loadModel(
   });
   const parsed = schema.safeParse(parseJson(text));
   if (!parsed.success) throw new RunError(`${path}: not the description of an audio-LLM`);
-  const { frames, adapter } = parsed.data;
+  const { frames, lora } = parsed.data;
   const llm = await loadLlm(folder);
-  const model = assemble(llm, new Map(Object.entries(frames)));
-  if (adapter !== (model.lora !== undefined)) {
-    const what = adapter ? 'has adapters beside the LLM' : 'has no adapters';
+  const assembled = assemble(llm, new Map(Object.entries(frames)));
+  if ((lora === 'none') !== (assembled.lora === undefined)) {
+    const what = lora === 'none' ? 'has no adapters' : `has adapters (${lora})`;
     throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);
   }
+  const model = lora === 'kept' ? assembled : { ...assembled, lora: undefined };
   const streams = await readSafetensors(join(folder, 'streams.safetensors'));
   const expected = new Map([...streamParameters(model)].map(([name, { shape }]) => [name, shape]));
   checkKeys(streams, expected, join(folder, 'streams.safetensors'));

@@ -82,6 +82,8 @@ describe('one folder', () => {
       const folder = out(`audio-llm-${how}`);
       await exportAudioLlm(run, folder, lora(how));
       expect(existsSync(join(folder, 'adapter'))).toBe(how === 'keep');
+      const card = await readFile(join(folder, 'README.md'), 'utf8');
+      expect(card.includes('are merged into the weights')).toBe(how === 'merge');
       expect(existsSync(join(folder, 'encoders', 'timbre', 'encoder.yaml'))).toBe(true);
       const [asked, chosen] = [
         await askClip(experiment, join(run, 'model'), clip, question),
@@ -163,6 +165,11 @@ describe('one folder', () => {
     await exportAudioLlm(run, damaged, lora('keep'));
     await rm(join(damaged, 'adapter', 'adapter_config.json'));
     await expect(loadAudioLlm(damaged)).rejects.toThrow('adapter_config.json: no such file');
+    const none = { version: 1, frames: { timbre: 30 } };
+    await writeFile(join(damaged, 'audio-llm.json'), JSON.stringify(none));
+    await expect(loadAudioLlm(damaged)).rejects.toThrow(
+      "has no adapters, the experiment's llm.lora says otherwise",
+    );
     await writeFile(join(damaged, 'audio-llm.json'), '{');
     await expect(loadAudioLlm(damaged)).rejects.toThrow(
       'audio-llm.json: not the description of an audio-LLM',
