@@ -7,6 +7,7 @@ const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   integration: () => import('./integration.ts'),
   load: () => import('./load.ts'),
   perplexity: () => import('./perplexity.ts'),
+  generate: () => import('./generate.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);
