@@ -116,7 +116,9 @@ const loraSchema = z
   .default(null);
 
 const llmSchema = z.strictObject({
-  from: word.describe('The LLM: a folder, a .safetensors file or a name on the Hugging Face hub'),
+  from: word.describe(
+    'The LLM: a folder, a .safetensors or .gguf file, or a name on the Hugging Face hub (organisation/name[@revision][:file])',
+  ),
   ffn: feedForwardSchema.describe("The LLM's feed-forward layers"),
   lora: loraSchema.describe('Low-rank adapters on the projections of the LLM; null: none'),
 });

@@ -1,5 +1,5 @@
 /** The tokenizer inside a GGUF file, in the words of Hugging Face: the content of tokenizer.json and its config. */
-import type { GgufValue } from './gguf.ts';
+import type { GgufValue } from './ggufValues.ts';
 import { ModelError } from './modelError.ts';
 import type { TokenizerFiles } from './tokenizer.ts';
 import {

@@ -1,11 +1,18 @@
 import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
-import { z } from 'zod';
-import { byteSymbols } from './byteSymbols.ts';
+import { missingBytes, needsAny, refuseMissing } from './byteSymbols.ts';
 import { ModelError } from './modelError.ts';
 import { type SpecialSpelling, specialSpelling } from './specialSpelling.ts';
 import { readStrictJson } from './strictJson.ts';
+import {
+  beginningOf,
+  contentOf,
+  parseTokenizerJson,
+  type SpecialField,
+  specialFields,
+  type TokenizerJson,
+} from './tokenizerJson.ts';
 import { checkSteps, withinDeadline } from './tokenizerSteps.ts';
 
 /**
@@ -55,46 +62,6 @@ export interface TokenizerFiles {
 }
 
 const limits = { bytes: 64 * 2 ** 20, depth: 32 };
-/** Above any vocabulary; keeps a hostile id from making a table of its size. */
-const maximumId = 2 ** 24;
-/** Above any vocabulary too: characters that the library keeps one by one, for added tokens and for Unigram. */
-const maximumCharacters = 2 ** 21;
-const maximumMerges = 2 ** 20;
-
-const id = z.int().nonnegative().max(maximumId);
-const addedToken = z.looseObject({ content: z.string().min(1), special: z.boolean().nullish() });
-const component = z.looseObject({ type: z.string() }).nullish();
-const tokenizerSchema = z.looseObject({
-  model: z.looseObject({
-    type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), z.unknown()), z.array(z.tuple([z.string(), z.number()])).min(1)]),
-    merges: z
-      .array(z.union([z.string(), z.tuple([z.string(), z.string()])]))
-      .max(maximumMerges)
-      .optional(),
-    unk_token: z.string().nullish(),
-    byte_fallback: z.boolean().nullish(),
-  }),
-  added_tokens: z.array(addedToken.extend({ id })).nullish(),
-  normalizer: component,
-  pre_tokenizer: component,
-  post_processor: component,
-  decoder: component,
-});
-type TokenizerJson = z.infer<typeof tokenizerSchema>;
-
-const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
-const configSchema = z.looseObject({
-  bos_token: specialToken,
-  eos_token: specialToken,
-  pad_token: specialToken,
-  unk_token: specialToken,
-  add_bos_token: z.boolean().nullish(),
-  added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedToken).nullish(),
-  clean_up_tokenization_spaces: z.boolean().nullish(),
-  additional_special_tokens: z.array(z.unknown()).max(4096).nullish(),
-});
-type TokenizerSettings = z.infer<typeof configSchema>;
 
 /**
  * Loads a tokenizer of Hugging Face: a tokenizer.json, or a folder that holds one, with the
@@ -119,15 +86,12 @@ export async function loadTokenizer(folderOrFile: string): Promise<Tokenizer> {
  * @throws ModelError for malformed content, for a kind of tokenizer that is not known, and for one that loses text.
  */
 export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: string): Tokenizer {
-  const settings = check(configSchema, config, `${where}: tokenizer_config.json`);
-  const json = withAddedTokens(check(tokenizerSchema, tokenizer, where), settings);
-  const idOf = vocabularyOf(json, where);
+  const { json, settings, idOf } = parseTokenizerJson(tokenizer, config, where);
   const tokenOf = new Map([...idOf].map(([token, tokenId]) => [tokenId, token]));
   const special = new Map(
     (json.added_tokens ?? []).filter((added) => added.special).map(({ id, content }) => [id, content]),
   );
   const spelling = specialSpelling(special);
-  checkMerges(json, idOf, where);
   const { hub, linear } = makeHubTokenizer(json, spelling, settings, where);
   const missing = isByteLevel(json) ? missingBytes(idOf) : new Set<number>();
 
@@ -144,7 +108,7 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
 
   function encode(text: string): number[] {
     const spelled = spelling.toUnique(text);
-    if (missing.size > 0) refuseMissing(spelling.fromUnique(spelled), missing, where);
+    refuseMissing(spelling.fromUnique(spelled), missing, where);
     const { ids, tokens } = bounded(() => hub.encode(spelled, { add_special_tokens: false }), text.length);
     for (const [index, tokenId] of ids.entries()) {
       const content = special.get(tokenId);
@@ -208,147 +172,19 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
   };
 }
 
-function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
-  const parsed = schema.safeParse(value);
-  // The value itself: a copy of a vocabulary would double it.
-  if (parsed.success) return value as T;
-  const issues = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'content'}: ${message}`);
-  throw new ModelError(
-    `${where}: not a tokenizer of Hugging Face\n${issues.map((issue) => `  ${issue}`).join('\n')}`,
-  );
-}
-
-const specialFields = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as const;
-type SpecialField = (typeof specialFields)[number];
-
-function contentOf(entry: z.infer<typeof specialToken>): string | undefined {
-  return typeof entry === 'string' ? entry : (entry?.content ?? undefined);
-}
-
-/** The tokens that tokenizer_config.json adds to those of tokenizer.json. */
-function withAddedTokens(json: TokenizerJson, { added_tokens_decoder }: TokenizerSettings): TokenizerJson {
-  const known = new Set((json.added_tokens ?? []).map(({ content }) => content));
-  const more = Object.entries(added_tokens_decoder ?? {})
-    .filter(([, { content }]) => !known.has(content))
-    .map(([number, added]) => ({ ...added, id: Number(number) }));
-  return { ...json, added_tokens: [...(json.added_tokens ?? []), ...more] };
-}
-
-const templateSchema = z.looseObject({
-  single: z.array(
-    z.union([
-      z.strictObject({ SpecialToken: z.looseObject({ id: z.string() }) }),
-      z.strictObject({ Sequence: z.looseObject({ id: z.string() }) }),
-    ]),
-  ),
-});
-
-/**
- * The tokens in front of a text: `add_bos_token` decides where tokenizer_config.json has it, else the template of
- * tokenizer.json's post_processor. What a template puts behind the text is not asked for.
- */
-function beginningOf(
-  { post_processor }: TokenizerJson,
-  { add_bos_token }: TokenizerSettings,
-  idOf: ReadonlyMap<string, number>,
-  bosTokenId: number | undefined,
-  where: string,
-): number[] {
-  if (typeof add_bos_token === 'boolean') {
-    if (add_bos_token && bosTokenId === undefined) {
-      throw new ModelError(`${where}: tokenizer_config.json has add_bos_token, but no bos_token`);
-    }
-    return add_bos_token ? [bosTokenId as number] : [];
-  }
-  const steps = post_processor?.type === 'Sequence' ? post_processor.processors : [post_processor];
-  const template = (Array.isArray(steps) ? steps : []).find((step) => step?.type === 'TemplateProcessing');
-  if (template === undefined) return [];
-  const { single } = check(templateSchema, template, `${where}: post_processor`);
-  const beginning: number[] = [];
-  for (const piece of single) {
-    if ('Sequence' in piece) break;
-    const tokenId = idOf.get(piece.SpecialToken.id);
-    if (tokenId === undefined) {
-      throw new ModelError(
-        `${where}: post_processor: ${JSON.stringify(piece.SpecialToken.id)} is not in the vocabulary`,
-      );
-    }
-    beginning.push(tokenId);
-  }
-  return beginning;
-}
-
-/** All tokens with their ids; no two tokens share one. */
-function vocabularyOf(json: TokenizerJson, where: string): Map<string, number> {
-  const { vocab } = json.model;
-  const entries: [string, unknown][] = Array.isArray(vocab)
-    ? vocab.map(([token], index) => [token, index])
-    : Object.entries(vocab);
-  if (entries.length === 0) throw new ModelError(`${where}: model.vocab is empty`);
-  const idOf = new Map<string, number>();
-  const tokenOf = new Map<number, string>();
-  for (const [token, value] of [
-    ...entries,
-    ...(json.added_tokens ?? []).map((added) => [added.content, added.id] as const),
-  ]) {
-    const parsed = id.safeParse(value);
-    if (!parsed.success) {
-      throw new ModelError(
-        `${where}: the id of ${JSON.stringify(token)} must be an integer from 0 to ${maximumId}`,
-      );
-    }
-    const other = tokenOf.get(parsed.data);
-    if (other !== undefined && other !== token) {
-      const both = `${JSON.stringify(other)} and ${JSON.stringify(token)}`;
-      throw new ModelError(`${where}: ${both} have the same id ${parsed.data}`);
-    }
-    const otherId = idOf.get(token);
-    if (otherId !== undefined && otherId !== parsed.data) {
-      throw new ModelError(`${where}: ${JSON.stringify(token)} has two ids, ${otherId} and ${parsed.data}`);
-    }
-    tokenOf.set(parsed.data, token);
-    idOf.set(token, parsed.data);
-  }
-  return idOf;
-}
-
-/** Merges join tokens to tokens; the library would drop what is none from the text. */
-function checkMerges(json: TokenizerJson, idOf: ReadonlyMap<string, number>, where: string): void {
-  for (const merge of json.model.merges ?? []) {
-    const parts = typeof merge === 'string' ? merge.split(' ') : merge;
-    const { continuing_subword_prefix: prefix } = json.model;
-    const [left = '', right = ''] = parts;
-    const joined = left + (typeof prefix === 'string' && prefix !== '' ? right.slice(prefix.length) : right);
-    if (parts.length === 2 && idOf.has(left) && idOf.has(right) && idOf.has(joined)) continue;
-    throw new ModelError(
-      `${where}: the merge ${JSON.stringify(merge).slice(0, 200)} does not make a token of two tokens`,
-    );
-  }
-}
-
 function makeHubTokenizer(
   json: TokenizerJson,
   spelling: SpecialSpelling,
   settings: object,
   where: string,
 ): { hub: HubTokenizer; linear: boolean } {
-  const { type, unk_token, byte_fallback, vocab } = json.model;
+  const { type, unk_token, byte_fallback } = json.model;
   if (type === 'BPE' && json.model.merges === undefined) {
     throw new ModelError(`${where}: model.merges is missing`);
   }
   if (type === 'BPE' && !isByteLevel(json) && !byte_fallback && (unk_token ?? null) === null) {
     throw new ModelError(
       `${where}: the tokenizer knows no bytes and has no unknown token, so it would drop characters it does not know`,
-    );
-  }
-  const kept = [
-    ...(Array.isArray(vocab) ? vocab.map(([token]) => token) : []),
-    ...(json.added_tokens ?? []).map(({ content }) => content),
-  ];
-  const characters = kept.reduce((total, token) => total + token.length, 0);
-  if (characters > maximumCharacters) {
-    throw new ModelError(
-      `${where}: ${characters} characters in its tokens; at most ${maximumCharacters} are possible here`,
     );
   }
   const added_tokens = (json.added_tokens ?? []).map((added) =>
@@ -382,23 +218,6 @@ function isByteLevel(json: TokenizerJson): boolean {
   return steps.some((step: unknown) => (step as { type?: unknown } | null)?.type === 'ByteLevel');
 }
 
-const utf8 = new TextEncoder();
-
-/** Bytes that no token stands for: some vocabularies hold only those that their training met. */
-function missingBytes(idOf: ReadonlyMap<string, number>): Set<number> {
-  return new Set(byteSymbols().flatMap((symbol, byte) => (idOf.has(symbol) ? [] : [byte])));
-}
-
-/** The library would leave them out of the text. */
-function refuseMissing(text: string, missing: ReadonlySet<number>, where: string): void {
-  if (!utf8.encode(text).some((byte) => missing.has(byte))) return;
-  for (const character of text) {
-    if (!utf8.encode(character).some((byte) => missing.has(byte))) continue;
-    const codePoint = character.codePointAt(0)?.toString(16).toUpperCase().padStart(4, '0');
-    throw new ModelError(`${where}: the character U+${codePoint} has no token in this tokenizer`);
-  }
-}
-
 /**
  * Encodes and decodes a text. A byte-level tokenizer must give any text back; the probe of one without a
  * normalizer holds every byte that UTF-8 can hold. Other kinds may change the text, but only once.
@@ -420,9 +239,7 @@ function checkRoundTrip(
       ...Array.from({ length: 16 }, (_, index) => 0x1_0000 * (index + 1)),
     ];
     const characters = codePoints.map((codePoint) => String.fromCodePoint(codePoint));
-    probe += characters
-      .filter((character) => !utf8.encode(character).some((byte) => missing.has(byte)))
-      .join('');
+    probe += characters.filter((character) => !needsAny(missing, character)).join('');
   }
   const back = decode(encode(probe));
   if (back === probe) return;

@@ -9,7 +9,8 @@ import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tenso
 import { chatTemplateIn, readChatTemplate } from './chatTemplate.ts';
 import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
 import { readGgufHeader } from './gguf.ts';
-import { ggufConfig, ggufParameterShapes, streamGgufParameters } from './ggufModel.ts';
+import { ggufConfig } from './ggufConfig.ts';
+import { ggufParameterShapes, streamGgufParameters } from './ggufParameters.ts';
 import { ggufTokenizerFiles } from './ggufTokenizer.ts';
 import { downloadModel, type HubOptions, parseHubName } from './hub.ts';
 import { ModelError } from './modelError.ts';

@@ -55,10 +55,11 @@ export async function buildModel(
   encoders: ReadonlyMap<string, Encoder>,
   examples: readonly Example[],
   clips: ReadonlyMap<string, ClipFeatures>,
+  watch: Watch,
 ): Promise<BuiltModel> {
   const heard = examples.filter(({ audio }) => clips.has(audio));
   if (heard.length === 0) throw new RunError(`${experiment.data.dir}: no training example could be read`);
-  const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
+  const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment, watch);
   const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
   const format = promptFormat(experiment.prompt, llm);
   const { fitting: usable, tooLong } = fitting(experiment, model, format, heard);

@@ -81,7 +81,13 @@ export async function profileStep(experiment: Experiment, options: ProfileOption
     const trial = onnxEngine(measured);
     await checkPrecision(experiment, trial, watch.note).finally(() => trial.dispose());
     const { clips } = await encodeClips(experiment, encoders, training, watch);
-    const { usable, format, model, parameters } = await buildModel(experiment, encoders, training, clips);
+    const { usable, format, model, parameters } = await buildModel(
+      experiment,
+      encoders,
+      training,
+      clips,
+      watch,
+    );
     const trainable = trainableByStage(experiment, parameters.keys())[index] as Set<string>;
     const { inPlace } = engine;
     const sources = {

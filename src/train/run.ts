@@ -88,6 +88,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
       encoders,
       trainingExamples,
       clips,
+      watch,
     );
     // What evaluation would stop at is told before anything is trained.
     const asked = options.evaluate ? evaluationExamples.filter(({ audio }) => clips.has(audio)) : [];

@@ -13,6 +13,7 @@ import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { feedForwardOf } from '../ffn/feedForward.ts';
+import type { DownloadProgress } from '../llm/hub.ts';
 import { initialize, type ParameterSpec } from '../llm/initialize.ts';
 import { loraOf, loraParameters, loraScale } from '../llm/lora.ts';
 import { type LlmFrame, type LoadedLlm, loadLlm } from '../llm/weights.ts';
@@ -166,8 +167,23 @@ export function longestClips(experiment: Experiment, clips: Iterable<ClipFeature
   return frames;
 }
 
-export function loadExperimentLlm({ llm }: Experiment): Promise<LoadedLlm> {
-  return loadLlm(locate(llm.from));
+/** Loads the LLM; `watch` shows what comes from the hub meanwhile, file by file. */
+export async function loadExperimentLlm({ llm }: Experiment, watch?: Watch): Promise<LoadedLlm> {
+  const path = locate(llm.from);
+  if (watch === undefined) return loadLlm(path);
+  let shown: { readonly file: string; readonly bar: ProgressBar } | undefined;
+  const onProgress = ({ file, receivedBytes, bytes }: DownloadProgress) => {
+    if (shown?.file !== file) {
+      shown?.bar.stop();
+      shown = { file, bar: watch.progress(`downloading ${file} (MB)`, Math.ceil(bytes / 1e6)) };
+    }
+    shown.bar.update(Math.ceil(receivedBytes / 1e6));
+  };
+  try {
+    return await loadLlm(path, { onProgress });
+  } finally {
+    shown?.bar.stop();
+  }
 }
 
 /** The audio-LLM that a configuration describes. */

@@ -119,7 +119,7 @@ describe('problems of a file', () => {
     [
       'a missing field',
       () => change('llm: { from: models/sound-world }', 'llm: {}'),
-      'experiment.yaml:3:1  llm.from: is missing (The LLM: a folder, a .safetensors file or a name on the Hugging Face hub)',
+      'experiment.yaml:3:1  llm.from: is missing (The LLM: a folder, a .safetensors or .gguf file, or a name on the Hugging Face hub (organisation/name[@revision][:file]))',
     ],
     [
       'a fraction for a whole number',

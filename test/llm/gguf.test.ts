@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parameterShapes, parseDecoderConfig } from '../../src/llm/config.ts';
 import { type GgufHeader, readGgufHeader } from '../../src/llm/gguf.ts';
-import { ggufConfig, ggufParameterShapes, streamGgufParameters } from '../../src/llm/ggufModel.ts';
+import { ggufConfig } from '../../src/llm/ggufConfig.ts';
+import { ggufParameterShapes, streamGgufParameters } from '../../src/llm/ggufParameters.ts';
 import { streamGgufTensors } from '../../src/llm/ggufTensors.ts';
 import { ggufTokenizerFiles } from '../../src/llm/ggufTokenizer.ts';
 import { tokenizerFromJson } from '../../src/llm/tokenizer.ts';
@@ -202,6 +203,14 @@ describe('a model', () => {
     expect(again.config).toEqual(loaded.config);
     for (const text of golden.texts)
       expect(again.tokenizer.encode(text)).toEqual(loaded.tokenizer.encode(text));
+  });
+
+  test('brings its chat template, whatever lies beside the file', async () => {
+    const beside = join(folder, 'chat_template.jinja');
+    await writeFile(beside, 'of another model');
+    const { chatTemplate } = await load();
+    expect(chatTemplate).toBe('{% for message in messages %}{{ message.content }}{% endfor %}');
+    await rm(beside);
   });
 
   test('may have a head of its own, and ends of turns beside the end of text', async () => {

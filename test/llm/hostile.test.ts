@@ -35,6 +35,14 @@ async function file(name: string, content: string | Uint8Array): Promise<string>
   return path;
 }
 
+/** Reading ends in a ModelError that names the file and says what is wrong. */
+async function isRefused(path: string, read: () => Promise<unknown>, message: RegExp): Promise<void> {
+  const error = await read().catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(ModelError);
+  expect((error as ModelError).message).toMatch(message);
+  expect((error as ModelError).message).toContain(path);
+}
+
 /** Reads a file, which may be whole after all; whatever goes wrong must be a ModelError that names the file. */
 async function isReadOrNamed(path: string, read: () => Promise<unknown>): Promise<void> {
   try {
@@ -113,9 +121,7 @@ describe('safetensors', () => {
   ];
   test.each(cases)('%s', async (_what, bytes, message) => {
     const path = await file('model.safetensors', bytes);
-    await expect(readSafetensors(path)).rejects.toThrow(ModelError);
-    await expect(readSafetensors(path)).rejects.toThrow(message);
-    await expect(readSafetensors(path)).rejects.toThrow(path);
+    await isRefused(path, () => readSafetensors(path), message);
   });
 
   test('any change of a whole file', async () => {
@@ -258,9 +264,7 @@ describe('GGUF', () => {
   ];
   test.each(cases)('%s', async (_what, bytes, message) => {
     const path = await file('model.gguf', bytes);
-    await expect(loadLlm(path)).rejects.toThrow(ModelError);
-    await expect(loadLlm(path)).rejects.toThrow(message);
-    await expect(loadLlm(path)).rejects.toThrow(path);
+    await isRefused(path, () => loadLlm(path), message);
   });
 
   test('a header of more than 100 MB is not read to its end', async () => {
@@ -401,18 +405,14 @@ describe('tokenizer.json', () => {
       /additional_special_tokens/,
     ],
   ];
-  test.each(cases)('%s', async (what, content, message) => {
-    const path = await file('tokenizer.json', '');
+  test.each(cases)('%s', async (_what, content, message) => {
     const [json, config] = Array.isArray(content) ? content : [content, {}];
-    if (what === 'levels of steps') {
-      await writeFile(path, JSON.stringify(json));
-      await expect(loadTokenizer(path)).rejects.toThrow(message);
-      return;
-    }
-    expect(() => tokenizerFromJson(json, config, path)).toThrow(ModelError);
-    expect(() => tokenizerFromJson(json, config, path)).toThrow(message);
-    expect(() => tokenizerFromJson(json, config, path)).toThrow(path);
+    const path = await file('tokenizer.json', JSON.stringify(json));
+    await file('tokenizer_config.json', JSON.stringify(config));
+    await isRefused(path, () => loadTokenizer(path), message);
   });
+
+  afterEach(() => rm(join(folder, 'tokenizer_config.json'), { force: true }));
 
   test('a pattern that backtracks on one text only', () => {
     const own = tokenizerFromJson(split({ Regex: '(?:q+)+!' }), {}, 'tokenizer.json');

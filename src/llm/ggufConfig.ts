@@ -1,10 +1,9 @@
-/**
- * What a GGUF file says about its model, in the words of Hugging Face: the content of a config.json, and parameters
- * under the names of transformers, their rows in the order of transformers.
- */
+/** What a GGUF file says about its model, in the words of Hugging Face: the content of a config.json. */
 import { formatShape } from '../tensor/tensor.ts';
-import type { GgufHeader, GgufTensor, GgufValue } from './gguf.ts';
+import type { GgufHeader } from './gguf.ts';
+import { ropeFactorsName } from './ggufParameters.ts';
 import { streamGgufTensors } from './ggufTensors.ts';
+import type { GgufValue } from './ggufValues.ts';
 import { ModelError } from './modelError.ts';
 
 /** By llama.cpp's name of an architecture; Mistral's models are "llama" there. */
@@ -13,34 +12,6 @@ const architectures: ReadonlyMap<string, { readonly name: string; readonly model
   ['qwen2', { name: 'Qwen2ForCausalLM', modelType: 'qwen2' }],
   ['qwen3', { name: 'Qwen3ForCausalLM', modelType: 'qwen3' }],
 ]);
-
-const outerNames: ReadonlyMap<string, string> = new Map([
-  ['token_embd.weight', 'model.embed_tokens.weight'],
-  ['output_norm.weight', 'model.norm.weight'],
-  ['output.weight', 'lm_head.weight'],
-]);
-const innerNames: ReadonlyMap<string, string> = new Map([
-  ['attn_norm', 'input_layernorm'],
-  ['attn_q', 'self_attn.q_proj'],
-  ['attn_k', 'self_attn.k_proj'],
-  ['attn_v', 'self_attn.v_proj'],
-  ['attn_output', 'self_attn.o_proj'],
-  ['attn_q_norm', 'self_attn.q_norm'],
-  ['attn_k_norm', 'self_attn.k_norm'],
-  ['ffn_norm', 'post_attention_layernorm'],
-  ['ffn_gate', 'mlp.gate_proj'],
-  ['ffn_up', 'mlp.up_proj'],
-  ['ffn_down', 'mlp.down_proj'],
-]);
-const ropeFactorsName = 'rope_freqs.weight';
-
-/** transformers' name of a tensor; undefined for one that it does not have. */
-function parameterName(name: string): string | undefined {
-  const [, layer, part = '', ending] = /^blk\.(\d{1,4})\.(\w+)\.(weight|bias)$/.exec(name) ?? [];
-  if (layer === undefined) return outerNames.get(name);
-  const inner = innerNames.get(part);
-  return inner === undefined ? undefined : `model.layers.${Number(layer)}.${inner}.${ending}`;
-}
 
 /** Keys of an architecture that say nothing about what is computed, or the same as the shapes of the tensors. */
 const harmlessKeys = ['vocab_size', 'tensor_data_layout', 'rope.scaling.finetuned', 'expert_used_count'];
@@ -75,7 +46,7 @@ export async function ggufConfig(path: string, header: GgufHeader): Promise<Reco
   };
   const ropeParameters = {
     rope_theta: shortest(number('rope.freq_base', 10_000)),
-    ...(await ropeScaling(path, header, fields)),
+    ...(await ropeScaling(path, header, fields, headWidth)),
   };
   const window = number('attention.sliding_window', 0);
   const unknown = rest(harmlessKeys);
@@ -153,6 +124,7 @@ async function ropeScaling(
   path: string,
   { tensors }: GgufHeader,
   { value, number, constant }: ReturnType<typeof architectureFields>,
+  headWidth: number,
 ): Promise<Record<string, unknown>> {
   const kind = value('rope.scaling.type') ?? 'none';
   const factor = shortest(number('rope.scaling.factor', number('rope.scale_linear', 1)));
@@ -170,7 +142,7 @@ async function ropeScaling(
   }
   value('rope.scaling.original_context_length');
   if (factors === undefined) return { rope_type: 'default' };
-  if (factors.shape.length !== 1 || factors.shape[0] !== number('rope.dimension_count') / 2) {
+  if (factors.shape.length !== 1 || factors.shape[0] !== headWidth / 2) {
     throw new ModelError(
       `${path}: "${ropeFactorsName}" is ${formatShape(factors.shape)}: not one a frequency`,
     );
@@ -224,60 +196,4 @@ function specialIds(metadata: ReadonlyMap<string, GgufValue>, path: string): Rec
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: id('padding') ?? null,
   };
-}
-
-/** Names and shapes of the parameters. @throws ModelError listing tensors that no model here has. */
-export function ggufParameterShapes(path: string, { tensors }: GgufHeader): Map<string, readonly number[]> {
-  const shapes = new Map<string, readonly number[]>();
-  const unknown: string[] = [];
-  for (const { name, shape } of tensors) {
-    if (name === ropeFactorsName) continue;
-    const parameter = parameterName(name);
-    if (parameter === undefined) unknown.push(name);
-    else if (shapes.has(parameter)) throw new ModelError(`${path}: "${parameter}" is there twice`);
-    else shapes.set(parameter, shape);
-  }
-  if (unknown.length === 0) return shapes;
-  throw new ModelError(
-    `${path}: ${unknown.length} tensors of another model:\n${unknown.map((name) => `  ${name}`).join('\n')}`,
-  );
-}
-
-/**
- * Reads the parameters one by one, as float32.
- * @param config what the file's `ggufConfig` describes, checked against its shapes
- */
-export async function* streamGgufParameters(
-  path: string,
-  { metadata, tensors }: GgufHeader,
-  config: { readonly heads: number; readonly keyValueHeads: number },
-): AsyncGenerator<readonly [string, GgufTensor['shape'], Float32Array<ArrayBuffer>]> {
-  const permuted = metadata.get('general.architecture') === 'llama';
-  const wanted = tensors.filter(({ name }) => name !== ropeFactorsName);
-  for await (const [{ name, shape }, values] of streamGgufTensors(path, wanted)) {
-    const heads = /\.attn_q\.\w+$/.test(name) ? config.heads : config.keyValueHeads;
-    const ordered = permuted && /\.attn_[qk]\.\w+$/.test(name) ? halvesOfHeads(values, heads, shape) : values;
-    yield [parameterName(name) as string, shape, ordered];
-  }
-}
-
-/**
- * llama.cpp turns neighbouring rows of a head by the same angle, transformers rows half a head apart; the files of the
- * "llama" architecture have their query and key rows in llama.cpp's order. This puts them back.
- */
-function halvesOfHeads(
-  values: Float32Array,
-  heads: number,
-  shape: readonly number[],
-): Float32Array<ArrayBuffer> {
-  const rows = shape[0] as number;
-  const rowSize = values.length / rows;
-  const half = rows / heads / 2;
-  const ordered = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    const [head, inHead] = [Math.floor(row / (2 * half)), row % (2 * half)];
-    const to = head * 2 * half + (inHead % 2) * half + (inHead >> 1);
-    ordered.set(values.subarray(row * rowSize, (row + 1) * rowSize), to * rowSize);
-  }
-  return ordered;
 }
