@@ -59,9 +59,7 @@ if (values.json) {
     (1000 / medianMs).toFixed(1),
     peakMB.toFixed(0),
   ]);
-  process.stdout.write(
-    `${formatTable(['', 'ms a token', 'best', 'tokens a second', 'peak MB'], rows)}\n`,
-  );
+  process.stdout.write(`${formatTable(['', 'ms a token', 'best', 'tokens a second', 'peak MB'], rows)}\n`);
   for (const { name, version, tokensPerSecond, tokensPerSecondOfBest } of ratios) {
     process.stdout.write(
       `tokens a second against ${name} (${version}): ${formatRatio(tokensPerSecond)}, of the best ${formatRatio(tokensPerSecondOfBest)}\n`,
