@@ -32,8 +32,10 @@ export interface ExportOptions {
  */
 export async function exportAudioLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
-  const trained = await withLora(await readTrained(from), options);
-  await saveModel(to, trained, { encoders: true, half: options.half });
+  const { folder, ...read } = await readTrained(from);
+  const trained = await withLora(read, options);
+  const encoderAt = (encoder: string) => encoderOf(folder, trained.experiment, encoder);
+  await saveModel(to, trained, { encoderAt, half: options.half });
 }
 
 /**
