@@ -23,7 +23,7 @@ export interface OnnxExportOptions extends Omit<ExportOptions, 'half' | 'lora'> 
 /** How `model.json` describes the folder; `run.py`, which is written beside it, reads no more than this. */
 interface PortableDescription {
   readonly version: 1;
-  /** Tokens in front of the audio, and the text behind it, in which {question} stands for the question. */
+  /** Tokens in front of the audio, and the text behind it, in which {question} and {options} are to be filled in. */
   readonly front: readonly number[];
   readonly behind: string;
   readonly promptTokens: number;
@@ -107,11 +107,21 @@ function describe(
   encoders: PortableDescription['encoders'],
 ): PortableDescription {
   const format = promptFormat(experiment.prompt, llm);
-  const whole = format.promptIds({ question: '{question}', options: [] });
+  const { encode, decode } = llm.tokenizer;
+  const behindIds = format
+    .promptIds({ question: '{question}', options: ['{options}'] })
+    .slice(format.front.length);
+  const behind = decode(behindIds, { skipSpecial: false });
+  if (encode(behind).join() !== behindIds.join()) {
+    throw new RunError(
+      `the prompt behind the audio, ${JSON.stringify(behind)}, gives other tokens when it is read as text; ` +
+        'does prompt.template spell a special token?',
+    );
+  }
   return {
     version: 1,
     front: format.front,
-    behind: llm.tokenizer.decode(whole.slice(format.front.length), { skipSpecial: false }),
+    behind,
     promptTokens,
     answerTokens,
     stopIds: model.llm.eosTokenIds,
@@ -125,9 +135,11 @@ const runScript = `"""Asks the model of this folder about a WAV file, with ONNX 
 
     pip install numpy onnxruntime soundfile tokenizers
     python run.py clip.wav "What do you hear?"
+    python run.py clip.wav "Which sound comes first?" "bell, drum"    # where the prompt names options
 """
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -156,6 +168,8 @@ def listen(encoder, samples, sample_rate):
     """Frames [1, F, E] of a clip, and 1 where one is the clip's, 0 where it is padding."""
     if sample_rate != encoder["sampleRate"]:
         sys.exit(f"the clip has {sample_rate} samples a second: resample it to {encoder['sampleRate']}")
+    if len(samples) == 0:
+        sys.exit("the clip holds no samples")
     if len(samples) > encoder["samples"]:
         sys.exit(f"the clip is longer than {encoder['samples'] / sample_rate:.2f} s")
     value = np.zeros((1, encoder["samples"]), np.float32)
@@ -167,7 +181,7 @@ def listen(encoder, samples, sample_rate):
     return value, valid
 
 
-def answer(path, question):
+def answer(path, question, options=""):
     samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     heard = {}
     for stream in model["streams"]:
@@ -176,7 +190,8 @@ def answer(path, question):
         for name, value in run(load(f"connector.{stream['name']}.onnx"), {"frames": frames, "valid": valid}).items():
             heard[f"{stream['name']}.{name}"] = value
 
-    behind = model["behind"].replace("{question}", question)
+    filled = {"{question}": question, "{options}": options}
+    behind = re.sub(r"\\{question\\}|\\{options\\}", lambda found: filled[found[0]], model["behind"])
     prompt = model["front"] + tokenizer.encode(behind, add_special_tokens=False).ids
     if len(prompt) > model["promptTokens"]:
         sys.exit(f"the prompt has {len(prompt)} tokens, the graphs take {model['promptTokens']}")
@@ -204,5 +219,7 @@ def answer(path, question):
 
 
 if __name__ == "__main__":
-    print(answer(*sys.argv[1:3]))
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    print(answer(*sys.argv[1:]))
 `;
