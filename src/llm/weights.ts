@@ -208,7 +208,19 @@ export interface SaveOptions {
   readonly half?: boolean;
 }
 
-/** Writes a folder that transformers loads. */
+function halved(name: string, data: Float32Array): Uint16Array {
+  const half = halfFromFloat32(data);
+  const at = half.findIndex((bits, index) => (bits & 0x7fff) === 0x7c00 && Number.isFinite(data[index]));
+  if (at < 0) return half;
+  throw new ModelError(
+    `"${name}" holds ${data[at]}, and float16 ends at 65504: its weights cannot be stored in half the size`,
+  );
+}
+
+/**
+ * Writes a folder that transformers loads.
+ * @throws ModelError naming a weight that float16 does not hold
+ */
 export async function saveLlm(
   folder: string,
   {
@@ -223,7 +235,7 @@ export async function saveLlm(
   const stored = new Map<string, Tensor>(
     [...parameters].map(([name, { shape, data }]) => [
       name,
-      half ? { dtype: 'float16', shape, data: halfFromFloat32(data) } : { dtype: 'float32', shape, data },
+      half ? { dtype: 'float16', shape, data: halved(name, data) } : { dtype: 'float32', shape, data },
     ]),
   );
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;

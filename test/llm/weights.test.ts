@@ -109,6 +109,16 @@ describe('a folder', () => {
     }
   });
 
+  test('is not half as large where a weight would become infinite', async () => {
+    const name = 'model.norm.weight';
+    const large = new Map(parameters);
+    const { shape, data } = large.get(name) as NonNullable<ReturnType<typeof large.get>>;
+    large.set(name, float32(shape, data.with(0, -70_000)));
+    await expect(saveLlm(folder, { config, parameters: large, tokenizer }, { half: true })).rejects.toThrow(
+      `"${name}" holds -70000, and float16 ends at 65504`,
+    );
+  });
+
   test('can be half as large', async () => {
     await saveLlm(folder, { config, parameters, tokenizer }, { half: true });
     const stored = await readSafetensors(join(folder, 'model.safetensors'));
