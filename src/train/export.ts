@@ -49,7 +49,7 @@ export async function exportLlm(from: string, to: string, options: ExportOptions
   const shapes = parameterShapes(llm.config);
   const own = new Map([...parameters].filter(([name]) => shapes.has(name)));
   await writeFolderAtomic(to, async (aside) => {
-    await saveLlm(aside, { ...llm, parameters: own }, { half: options.half });
+    await saveLlm(aside, { ...llm, config: model.llm, parameters: own }, { half: options.half });
     if (model.lora !== undefined) await writeAdapter(join(aside, 'adapter'), model.lora, parameters, to);
   });
 }

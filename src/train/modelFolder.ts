@@ -61,7 +61,8 @@ export async function saveModel(
   const description = { version: 1, frames, lora };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
-    await saveLlm(aside, { ...llm, parameters: own }, { half });
+    // Its config: whoever generates with it must stop where training ended answers.
+    await saveLlm(aside, { ...llm, config: model.llm, parameters: own }, { half });
     if (model.lora !== undefined) await writeAdapter(join(aside, 'adapter'), model.lora, parameters, folder);
     await writeSafetensors(
       join(aside, 'streams.safetensors'),
