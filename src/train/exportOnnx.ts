@@ -58,14 +58,15 @@ export async function exportOnnx(
 ): Promise<void> {
   await mustBeEmpty(to);
   const { folder, ...read } = await readTrained(from);
-  const trained = await withLora(read, { ...options, lora: 'merge' });
-  const { experiment, model, llm, parameters } = trained;
-  const limit = textLimit(experiment, model);
+  const limit = textLimit(read.experiment, read.model);
   if (promptTokens + answerTokens > limit) {
     throw new RunError(
-      `a prompt of ${promptTokens} tokens and an answer of ${answerTokens} are more than the ${limit} that the model takes`,
+      `a prompt of ${promptTokens} tokens and an answer of ${answerTokens} are more than the ${limit} that the model takes: ` +
+        'lower --prompt-tokens or --answer-tokens',
     );
   }
+  const trained = await withLora(read, { ...options, lora: 'merge' });
+  const { experiment, model, llm, parameters } = trained;
   const shape = { batch: 1, promptRows: promptTokens, maxNewTokens: answerTokens };
   const { connectors, prompt, step } = portablePrograms(model, parameters, shape);
   const programs = new Map<string, Program>([
