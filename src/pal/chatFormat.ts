@@ -2,7 +2,14 @@
 import { type ChatMessage, renderChat } from '../llm/chatTemplate.ts';
 import { ModelError } from '../llm/modelError.ts';
 import type { PromptedLlm } from '../llm/weights.ts';
-import { type Asked, aroundAudio, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
+import {
+  type Asked,
+  aroundAudio,
+  continuation,
+  fill,
+  type PromptConfig,
+  type PromptFormat,
+} from './prompt.ts';
 
 /** Where audio and answer stand in what the template makes: lone surrogates, which no escaped text has. */
 const audioMark = '\ud802';
@@ -20,7 +27,8 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
         'take an instruction-tuned model, or set prompt.chat: false',
     );
   }
-  const { escapeSpecial, encode, decode, isSpecial } = tokenizer;
+  const { escapeSpecial, encode, isSpecial } = tokenizer;
+  const goOn = continuation(tokenizer);
   const [before, behind] = aroundAudio(prompt.template);
   const system = prompt.system === null ? null : escapeSpecial(prompt.system);
 
@@ -66,10 +74,9 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
     render(messagesOf(probe), true),
     render([...messagesOf(probe), { role: 'assistant', content: answerMark }], false),
   );
-  const closing = encode(answer.closing);
-  const end = closing.findIndex(isSpecial);
-  const padding = decode(closing.slice(0, Math.max(0, end)));
-  if (end === -1 || padding.trim() !== '') {
+  const padding = /^\s*/.exec(answer.closing)?.[0] ?? '';
+  const [endId] = goOn(answer.closing.slice(padding.length));
+  if (endId === undefined || !isSpecial(endId)) {
     throw new ModelError(
       `the model's chat template closes an answer with ${JSON.stringify(answer.closing)}, which is no special token: ` +
         'nothing would end an answer',
@@ -86,10 +93,10 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
             `${JSON.stringify(asked.question)}; it must be the same for all`,
         );
       }
-      return [...frontIds, ...encode(own.behind)];
+      return [...frontIds, ...goOn(own.behind)];
     },
-    answerIds: (text) => encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`),
-    endId: closing[end] as number,
+    answerIds: (text) => goOn(`${answer.opening}${escapeSpecial(text.trim())}${padding}`),
+    endId,
   };
 }
 
