@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { portableEncoder } from '../audio/portableEncoder.ts';
 import { mustBeEmpty, writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
 import { writeOnnxFiles } from '../engine/onnx/modelFile.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
 import { saveTokenizer } from '../llm/weights.ts';
 import { portablePrograms } from '../pal/portable.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
@@ -26,6 +27,8 @@ interface PortableDescription {
   /** Tokens in front of the audio, and the text behind it, in which {question} and {options} are to be filled in. */
   readonly front: readonly number[];
   readonly behind: string;
+  /** What the text is encoded behind, and is no part of it: some tokenizers put a space in front of whatever they get. */
+  readonly lead: string;
   readonly promptTokens: number;
   readonly answerTokens: number;
   readonly stopIds: readonly number[];
@@ -108,27 +111,34 @@ function describe(
   encoders: PortableDescription['encoders'],
 ): PortableDescription {
   const format = promptFormat(experiment.prompt, llm);
-  const { encode, decode } = llm.tokenizer;
   const behindIds = format
     .promptIds({ question: '{question}', options: ['{options}'] })
     .slice(format.front.length);
-  const behind = decode(behindIds, { skipSpecial: false });
-  if (encode(behind).join() !== behindIds.join()) {
-    throw new RunError(
-      `the prompt behind the audio, ${JSON.stringify(behind)}, gives other tokens when it is read as text; ` +
-        'does prompt.template spell a special token?',
-    );
-  }
   return {
     version: 1,
     front: format.front,
-    behind,
+    ...textOf(behindIds, llm.tokenizer),
     promptTokens,
     answerTokens,
     stopIds: model.llm.eosTokenIds,
     streams: model.streams.map(({ name, frames, width }) => ({ name, frames: [frames, width] })),
     encoders,
   };
+}
+
+/** The text that gives the tokens when it is encoded behind `lead`. @throws RunError when there is none */
+function textOf(ids: readonly number[], { encode, decode }: Tokenizer): { behind: string; lead: string } {
+  for (const lead of ['', '\n']) {
+    const before = lead === '' ? [] : encode(lead);
+    const whole = [...before, ...ids];
+    const text = decode(whole, { skipSpecial: false });
+    if (text.startsWith(lead) && encode(text).join() === whole.join())
+      return { behind: text.slice(lead.length), lead };
+  }
+  throw new RunError(
+    `the prompt behind the audio, ${JSON.stringify(decode(ids, { skipSpecial: false }))}, gives other tokens when it ` +
+      'is read as text; does prompt.template spell a special token?',
+  );
 }
 
 /** All that it takes, in the words of ONNX Runtime and numpy. */
@@ -193,7 +203,8 @@ def answer(path, question, options=""):
 
     filled = {"{question}": question, "{options}": options}
     behind = re.sub(r"\\{question\\}|\\{options\\}", lambda found: filled[found[0]], model["behind"])
-    prompt = model["front"] + tokenizer.encode(behind, add_special_tokens=False).ids
+    lead = tokenizer.encode(model["lead"], add_special_tokens=False).ids
+    prompt = model["front"] + tokenizer.encode(model["lead"] + behind, add_special_tokens=False).ids[len(lead) :]
     if len(prompt) > model["promptTokens"]:
         sys.exit(f"the prompt has {len(prompt)} tokens, the graphs take {model['promptTokens']}")
     ids = np.zeros((1, model["promptTokens"]), np.int32)
