@@ -88,7 +88,8 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
       }
       return [...frontIds, ...encode(own.behind)];
     },
-    answerIds: (text) => encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`),
+    answerIds: (text) =>
+      encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`, { continues: true }),
     endId: closing[end] as number,
   };
 }

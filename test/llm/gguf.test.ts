@@ -106,6 +106,12 @@ describe('the tokenizer inside', () => {
     // The library's decoder takes the zero-width space U+FEFF for a byte-order mark.
     const expected = golden.texts.map((text) => text.replace('\ufeff', ''));
     expect(golden.texts.map((text) => own.decode(own.encode(text)))).toEqual(expected);
+    for (const [at, text] of golden.texts.entries()) {
+      for (const { index } of text.matchAll(/(?<=[^ ]) /g)) {
+        const rest = own.encode(text.slice(index), { continues: true });
+        expect([...own.encode(text.slice(0, index)), ...rest]).toEqual(golden.pieces[at]);
+      }
+    }
     expect([own.bosTokenId, own.eosTokenId]).toEqual([1, 2]);
     expect(tokenizerConfig).toMatchObject({ add_bos_token: true, unk_token: '<unk>' });
   });
