@@ -142,8 +142,8 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     const work = () =>
       hub.decode([...ids], {
         skip_special_tokens: options.skipSpecial ?? true,
-        // The library would drop the space of "yes ." unless told not to.
-        clean_up_tokenization_spaces: settings.clean_up_tokenization_spaces ?? false,
+        // Llama 3's files ask for it, and transformers ignores them too: it would drop the space of "yes .".
+        clean_up_tokenization_spaces: false,
       });
     return spelling.fromUnique(bounded(work, ids.length));
   }

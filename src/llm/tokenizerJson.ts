@@ -41,7 +41,6 @@ const configSchema = z.looseObject({
   unk_token: specialToken,
   add_bos_token: z.boolean().nullish(),
   added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedToken).nullish(),
-  clean_up_tokenization_spaces: z.boolean().nullish(),
   additional_special_tokens: z.array(z.unknown()).max(4096).nullish(),
 });
 export type TokenizerSettings = z.infer<typeof configSchema>;
