@@ -77,6 +77,9 @@ async function open(folder: string, files: readonly string[]): Promise<OpenLlm> 
   return opened;
 }
 
+/** Rotary frequencies, which Llama 2's files hold for every layer; they follow from the config. */
+const storedFrequencies = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
+
 async function openFolder(folder: string, files: readonly string[]): Promise<OpenLlm> {
   const config = await readConfig(folder);
   const tokenizer = await loadTokenizer(folder);
@@ -86,6 +89,7 @@ async function openFolder(folder: string, files: readonly string[]): Promise<Ope
     for (const file of files) {
       const path = join(folder, file);
       for await (const [name, tensor] of streamWeights(path)) {
+        if (storedFrequencies.test(name)) continue;
         if (parameters.has(name)) throw new ModelError(`${path}: "${name}" stands in another file already`);
         parameters.set(name, tensor);
       }

@@ -161,6 +161,14 @@ describe('a folder', () => {
     await writeSafetensors(join(folder, 'model.safetensors'), twice);
     expect((await loadLlm(folder)).parameters.has('lm_head.weight')).toBe(false);
   });
+
+  test("may store every layer's rotary frequencies, as Llama 2's files do", async () => {
+    const more = new Map(parameters);
+    for (const layer of [0, 1])
+      more.set(`model.layers.${layer}.self_attn.rotary_emb.inv_freq`, float32([3], new Float32Array(3)));
+    await writeSafetensors(join(folder, 'model.safetensors'), more);
+    expect(new Set((await loadLlm(folder)).parameters.keys())).toEqual(new Set(parameters.keys()));
+  });
 });
 
 describe('what is wrong is named', () => {
