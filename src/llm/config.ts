@@ -9,7 +9,7 @@ import {
   windowsOf,
 } from './families.ts';
 import { ModelError } from './modelError.ts';
-import { type RopeScaling, ropeOf, ropeScalingJson } from './ropeScaling.ts';
+import { type RopeScaling, ropeContradictions, ropeOf, ropeScalingJson } from './ropeScaling.ts';
 
 /** The sizes and constants of a decoder, checked. Field names of config.json in brackets. */
 export interface DecoderConfig {
@@ -76,7 +76,7 @@ export function parseDecoderConfig(json: unknown, where: string): DecoderConfig 
       .filter((id) => id !== null),
     padTokenId: fields.pad_token_id === -1 ? null : fields.pad_token_id,
   };
-  const problems = [...contradictions(config), ...layerTypeProblems(fields)];
+  const problems = [...contradictions(config), ...layerTypeProblems(fields), ...ropeContradictions(fields)];
   if (problems.length > 0) fail(where, problems);
   return config;
 }
