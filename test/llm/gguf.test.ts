@@ -278,6 +278,18 @@ describe('a model', () => {
     await expect(load(change)).rejects.toThrow(join(folder, 'model.gguf'));
   });
 
+  test("is refused: a window of Qwen's, which is in some layers only", async () => {
+    const path = `${files}/qwen2.gguf`;
+    const header = await readGgufHeader(path);
+    const windowed = (window: number) =>
+      ggufConfig(path, {
+        ...header,
+        metadata: new Map(header.metadata).set('qwen2.attention.sliding_window', window),
+      });
+    expect(await windowed(0)).toMatchObject({ use_sliding_window: false });
+    await expect(windowed(64)).rejects.toThrow(/"qwen2\.attention\.sliding_window" is 64/);
+  });
+
   test('is refused: tensors of another model, factors that are not those of Llama 3', async () => {
     await expect(load({}, [...tensors, extra('blk.0.ffn_gate_exps.weight', 8)])).rejects.toThrow(
       /1 tensors of another model:\n {2}blk\.0\.ffn_gate_exps\.weight/,
