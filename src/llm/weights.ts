@@ -212,7 +212,15 @@ export interface SaveOptions {
   readonly half?: boolean;
 }
 
-/** Writes a folder that transformers loads. */
+const largestHalf = 65_504;
+
+function halves(values: Float32Array, name: string): Uint16Array {
+  const beyond = values.find((value) => !(Math.abs(value) <= largestHalf));
+  if (beyond === undefined) return halfFromFloat32(values);
+  throw new ModelError(`"${name}" has the value ${beyond}, which float16 cannot hold; store it as float32`);
+}
+
+/** Writes a folder that transformers loads. @throws ModelError for a weight that float16 cannot hold */
 export async function saveLlm(
   folder: string,
   {
@@ -227,7 +235,7 @@ export async function saveLlm(
   const stored = new Map<string, Tensor>(
     [...parameters].map(([name, { shape, data }]) => [
       name,
-      half ? { dtype: 'float16', shape, data: halfFromFloat32(data) } : { dtype: 'float32', shape, data },
+      half ? { dtype: 'float16', shape, data: halves(data, name) } : { dtype: 'float32', shape, data },
     ]),
   );
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;

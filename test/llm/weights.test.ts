@@ -109,6 +109,18 @@ describe('a folder', () => {
     }
   });
 
+  test('is not made half as large where a weight would become infinite', async () => {
+    const large = new Map(parameters).set(
+      'model.norm.weight',
+      float32([8], new Float32Array(8).fill(70_000)),
+    );
+    const saving = saveLlm(join(root, 'large'), { config, parameters: large, tokenizer }, { half: true });
+    await expect(saving).rejects.toThrow(
+      /"model\.norm\.weight" has the value 70000, which float16 cannot hold/,
+    );
+    expect(await readdir(join(root, 'large'))).toEqual([]);
+  });
+
   test('can be half as large', async () => {
     await saveLlm(folder, { config, parameters, tokenizer }, { half: true });
     const stored = await readSafetensors(join(folder, 'model.safetensors'));
