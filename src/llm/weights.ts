@@ -7,7 +7,13 @@ import { writeFileAtomic } from '../config/writeFile.ts';
 import { halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
 import { chatTemplateIn, readChatTemplate } from './chatTemplate.ts';
-import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
+import {
+  type DecoderConfig,
+  decoderConfigJson,
+  parameterShapes,
+  parseDecoderConfig,
+  withGenerationConfig,
+} from './config.ts';
 import { readGgufHeader } from './gguf.ts';
 import { ggufConfig } from './ggufConfig.ts';
 import { ggufParameterShapes, streamGgufParameters } from './ggufParameters.ts';
@@ -155,7 +161,9 @@ async function readConfig(folder: string): Promise<DecoderConfig> {
   const path = join(folder, 'config.json');
   const json = await readStrictJson(path, limits);
   if (json === undefined) throw new ModelError(`${path}: no such file. A model folder needs a config.json.`);
-  return parseDecoderConfig(json, path);
+  const config = parseDecoderConfig(json, path);
+  const generation = join(folder, 'generation_config.json');
+  return withGenerationConfig(config, (await readStrictJson(generation, limits)) ?? {}, generation);
 }
 
 /**

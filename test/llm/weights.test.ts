@@ -161,6 +161,17 @@ describe('a folder', () => {
     expect((await loadLlm(join(root, 'changed'))).hash).not.toBe(hash);
   });
 
+  test('ends an answer with the tokens of generation_config.json too', async () => {
+    await edit('generation_config.json', () => ({ eos_token_id: [2, 1] }));
+    expect((await loadLlm(folder)).config.eosTokenIds).toEqual([1, 2]);
+    await edit('generation_config.json', () => ({ eos_token_id: config.vocabularySize }));
+    await expect(loadLlm(folder)).rejects.toThrow(
+      /generation_config\.json: .*eos_token_id \d+ is outside the vocabulary/s,
+    );
+    await rm(join(folder, 'generation_config.json'));
+    expect((await loadLlm(folder)).config.eosTokenIds).toEqual([1]);
+  });
+
   test('may be named by its weights', async () => {
     const loaded = await loadLlm(join(folder, 'model.safetensors'));
     expect(loaded.folder).toBe(folder);
