@@ -8,6 +8,7 @@ import { readStrictJson } from './strictJson.ts';
 import {
   beginningOf,
   contentOf,
+  type Merge,
   parseTokenizerJson,
   type SpecialField,
   specialFields,
@@ -63,7 +64,8 @@ export interface TokenizerFiles {
   readonly tokenizerConfig: unknown;
 }
 
-const limits = { bytes: 64 * 2 ** 20, depth: 32 };
+/** Twice what the largest vocabularies take. */
+const limits = { bytes: 64 * 2 ** 20, depth: 32, values: 2 ** 21 };
 
 /**
  * Loads a tokenizer of Hugging Face: a tokenizer.json, or a folder that holds one, with the
@@ -204,7 +206,7 @@ function makeHubTokenizer(
   const specials = new Set(
     (json.added_tokens ?? []).flatMap((added) => (added.special ? [added.content] : [])),
   );
-  const merges = json.model.merges?.filter(
+  const merges = (json.model.merges as readonly Merge[] | undefined)?.filter(
     (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
   );
   const model = merges === undefined ? json.model : { ...json.model, merges };

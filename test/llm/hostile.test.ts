@@ -357,7 +357,27 @@ describe('tokenizer.json', () => {
       { ...trained, added_tokens: [{ id: 900, content: 'x'.repeat(3e6) }] },
       /characters in its tokens/,
     ],
-    ['two million merges', model({ merges: Array(2 ** 21).fill('a b') }), /model\.merges/],
+    ['three million merges', model({ merges: Array(3 * 2 ** 20).fill('a b') }), /more than 2097152 values/],
+    [
+      'a million and a half merges of numbers',
+      model({ merges: Array(1_500_000).fill(0) }),
+      /model\.merges: expected a list .* of at most 1048576/,
+    ],
+    [
+      'a vocabulary of 600,000 tokens',
+      model({ vocab: Object.fromEntries(Array.from({ length: 600_000 }, (_, at) => [`t${at}`, at])) }),
+      /model\.vocab: expected a list or an object of at most 524288/,
+    ],
+    [
+      'a hundred thousand added tokens that are none',
+      { ...trained, added_tokens: Array(100_000).fill(1) },
+      /added_tokens: expected a list .* of at most 65536/,
+    ],
+    [
+      'a list of numbers for a vocabulary',
+      model({ type: 'Unigram', vocab: [1, 2], merges: undefined }),
+      /model\.vocab\.0 is not a token with its score/,
+    ],
     ['merges of what is no token', model({ merges: ['a zzz'] }), /the merge "a zzz" does not make a token/],
     ['merges of three', model({ merges: ['a b c'] }), /the merge "a b c"/],
     ['an id of 2^40', model({ vocab: { ...vocabulary, far: 2 ** 40 } }), /the id of "far"/],
