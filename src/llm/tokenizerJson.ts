@@ -10,7 +10,7 @@ const maximumId = 2 ** 24;
 /** Above any vocabulary too: characters that the library keeps one by one, for added tokens and for Unigram. */
 const maximumCharacters = 2 ** 21;
 const maximumMerges = 2 ** 20;
-const maximumTokens = 2 ** 19;
+export const maximumTokens = 2 ** 19;
 const maximumAdded = 2 ** 16;
 const maximumIssues = 10;
 

@@ -162,6 +162,12 @@ describe('the tokenizer inside', () => {
     ],
     ['end', 'eos_token_id', 400, /"tokenizer\.ggml\.eos_token_id" is 400, which no token has/],
     ['token that stands twice', 'tokens', [...Array(400)].map(() => 'a'), /the tokens 0 and 1 are both "a"/],
+    [
+      'vocabulary of 600,000',
+      'tokens',
+      Array(600_000).fill('a'),
+      /600000 tokens, but at most 524288 are possible/,
+    ],
   ])('refuses another %s', async (_what, key, value, message) => {
     const { metadata } = await readGgufHeader(`${files}/llama.gguf`);
     const changed = new Map(metadata).set(`tokenizer.ggml.${key}`, value as string);
