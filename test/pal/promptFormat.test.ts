@@ -67,12 +67,13 @@ describe('without chat', async () => {
         config: llm,
         tokenizer: pieces,
         chatTemplate:
-          "{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}" +
+          "{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + ' ' + eos_token }}" +
           "{% else %}{{ '[' + m.content + ']' }}{% endif %}{% endfor %}",
       },
     );
     const asked = [...brackets.promptIds({ question: '' }), ...brackets.answerIds('bell'), brackets.endId];
-    expect(asked.slice(-3)).toEqual([...pieces.encode(']', { continues: true }), pieces.tokenId('▁bell'), 2]);
+    const [bell, space] = [pieces.tokenId('▁bell'), pieces.tokenId('▁')];
+    expect(asked.slice(-4)).toEqual([...pieces.encode(']', { continues: true }), bell, space, 2]);
   });
 
   test('a model whose tokenizer adds no beginning has none', () => {
