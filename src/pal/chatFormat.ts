@@ -20,7 +20,7 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
         'take an instruction-tuned model, or set prompt.chat: false',
     );
   }
-  const { escapeSpecial, encode, decode, isSpecial } = tokenizer;
+  const { escapeSpecial, encode, isSpecial } = tokenizer;
   const [before, behind] = aroundAudio(prompt.template);
   const system = prompt.system === null ? null : escapeSpecial(prompt.system);
 
@@ -66,10 +66,9 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
     render(messagesOf(probe), true),
     render([...messagesOf(probe), { role: 'assistant', content: answerMark }], false),
   );
-  const closing = encode(answer.closing);
-  const end = closing.findIndex(isSpecial);
-  const padding = decode(closing.slice(0, Math.max(0, end)));
-  if (end === -1 || padding.trim() !== '') {
+  const [padding = ''] = /^\s*/.exec(answer.closing) ?? [];
+  const [endId] = encode(answer.closing.slice(padding.length));
+  if (endId === undefined || !isSpecial(endId)) {
     throw new ModelError(
       `the model's chat template closes an answer with ${JSON.stringify(answer.closing)}, which is no special token: ` +
         'nothing would end an answer',
@@ -88,8 +87,9 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
       }
       return [...frontIds, ...encode(own.behind)];
     },
-    answerIds: (text) => encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`),
-    endId: closing[end] as number,
+    answerIds: (text) =>
+      encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`, { continues: true }),
+    endId,
   };
 }
 

@@ -27,7 +27,7 @@ function plainFormat({ system, template }: PromptConfig, { tokenizer, config }: 
     front,
     promptIds: (asked) => [...front, ...tokenizer.encode(fill(behind, asked, tokenizer.escapeSpecial))],
     // Its first word carries the space.
-    answerIds: (answer) => tokenizer.encode(` ${tokenizer.escapeSpecial(answer)}`),
+    answerIds: (answer) => tokenizer.encode(` ${tokenizer.escapeSpecial(answer)}`, { continues: true }),
     endId,
   };
 }
