@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import { z } from 'zod';
 import {
   type Biases,
   biasesOf,
@@ -6,10 +6,11 @@ import {
   configJsonSchema,
   type Family,
   families,
+  tokenId,
   windowsOf,
 } from './families.ts';
 import { ModelError } from './modelError.ts';
-import { type RopeScaling, ropeOf, ropeScalingJson } from './ropeScaling.ts';
+import { type RopeScaling, ropeContradictions, ropeOf, ropeScalingJson } from './ropeScaling.ts';
 
 /** The sizes and constants of a decoder, checked. Field names of config.json in brackets. */
 export interface DecoderConfig {
@@ -76,9 +77,26 @@ export function parseDecoderConfig(json: unknown, where: string): DecoderConfig 
       .filter((id) => id !== null),
     padTokenId: fields.pad_token_id === -1 ? null : fields.pad_token_id,
   };
-  const problems = [...contradictions(config), ...layerTypeProblems(fields)];
+  const problems = [...contradictions(config), ...layerTypeProblems(fields), ...ropeContradictions(fields)];
   if (problems.length > 0) fail(where, problems);
   return config;
+}
+
+const generationSchema = z.looseObject({ eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish() });
+
+/**
+ * The config with the tokens that end an answer by a generation_config.json too, behind its own.
+ * @param where how error messages name the file
+ * @throws ModelError naming what is malformed
+ */
+export function withGenerationConfig(config: DecoderConfig, json: unknown, where: string): DecoderConfig {
+  const parsed = generationSchema.safeParse(json);
+  if (!parsed.success) fail(where, parsed.error.issues.map(describeIssue));
+  const ends = [parsed.data.eos_token_id ?? []].flat();
+  const outside = ends.find((id) => id >= config.vocabularySize);
+  if (outside !== undefined)
+    fail(where, [`eos_token_id ${outside} is outside the vocabulary of ${config.vocabularySize}`]);
+  return { ...config, eosTokenIds: [...new Set([...config.eosTokenIds, ...ends])] };
 }
 
 /** A missing number is the family's; null says that every head has its own. */

@@ -8,8 +8,8 @@ import { ropeFields } from './ropeScaling.ts';
 
 export type Family = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
 
-export const size = z.int().positive().max(1_000_000_000);
-const tokenId = z.int().nonnegative();
+const size = z.int().positive().max(1_000_000_000);
+export const tokenId = z.int().nonnegative();
 const positive = z.number().positive();
 
 /** Fields that every family has, or that would change the computation unless they have the value given here. */

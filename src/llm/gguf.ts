@@ -59,6 +59,8 @@ const types: ReadonlyMap<number, GgufType> = new Map(
 
 const maximumDimensions = 4;
 const maximumKeyBytes = 65_535;
+/** Far above any model's tensors, and any file's keys: millions would take seconds. */
+const maximumNames = 2 ** 16;
 
 /**
  * Reads metadata and the places of tensors, and leaves the tensors where they are. All is checked: a tensor that
@@ -87,8 +89,8 @@ function parseHeader(reader: HeaderReader, fileBytes: number): GgufHeader {
     throw new ModelError(`${where}: ${why} of GGUF; versions 2 and 3, little-endian, can be read`);
   }
   // The least that one takes: an empty name, a type and a number; an empty name, no dimension, a type and an offset.
-  const tensorCount = reader.count(24, 'tensors');
-  const keyCount = reader.count(13, 'metadata keys');
+  const tensorCount = reader.count(24, 'tensors', maximumNames);
+  const keyCount = reader.count(13, 'metadata keys', maximumNames);
 
   const metadata = new Map<string, GgufValue>();
   for (let index = 0; index < keyCount; index++) {

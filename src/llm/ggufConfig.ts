@@ -5,6 +5,7 @@ import { ropeFactorsName } from './ggufParameters.ts';
 import { streamGgufTensors } from './ggufTensors.ts';
 import type { GgufValue } from './ggufValues.ts';
 import { ModelError } from './modelError.ts';
+import { ropeScalingJson, rotaryFrequencies } from './ropeScaling.ts';
 
 /** By llama.cpp's name of an architecture; Mistral's models are "llama" there. */
 const architectures: ReadonlyMap<string, { readonly name: string; readonly modelType: string }> = new Map([
@@ -48,6 +49,8 @@ export async function ggufConfig(path: string, header: GgufHeader): Promise<Reco
     rope_theta: shortest(number('rope.freq_base', 10_000)),
     ...(await ropeScaling(path, header, fields, headWidth)),
   };
+  // Only Mistral's window is in all layers; in which layers one of Qwen's is, no key says.
+  if (architecture.modelType !== 'llama') constant('attention.sliding_window', 0);
   const window = number('attention.sliding_window', 0);
   const unknown = rest(harmlessKeys);
   if (unknown.length > 0) {
@@ -55,7 +58,7 @@ export async function ggufConfig(path: string, header: GgufHeader): Promise<Reco
       `${path}: ${unknown.map((key) => JSON.stringify(key)).join(', ')}: may change what the model computes, and is not known here`,
     );
   }
-  const mistral = window > 0 && architecture.modelType === 'llama';
+  const mistral = window > 0;
   const bias = (part: string) => shapeOf(`blk.0.${part}.bias`) !== undefined;
   return {
     architectures: [mistral ? 'MistralForCausalLM' : architecture.name],
@@ -147,40 +150,24 @@ async function ropeScaling(
       `${path}: "${ropeFactorsName}" is ${formatShape(factors.shape)}: not one a frequency`,
     );
   }
+  const ropeTheta = number('rope.freq_base', 10_000);
   for await (const [, found] of streamGgufTensors(path, [factors])) {
-    const llama3 = {
-      rope_type: 'llama3',
+    const scaling = {
+      kind: 'llama3',
       factor: found.at(-1) as number,
-      low_freq_factor: 1,
-      high_freq_factor: 4,
-      original_max_position_embeddings: 8192,
-    };
-    const expected = llama3Factors(llama3, number('rope.freq_base', 10_000), found.length);
-    if (found.every((own, at) => Math.abs(own / (expected[at] as number) - 1) < 1e-4)) return llama3;
+      lowFrequencyFactor: 1,
+      highFrequencyFactor: 4,
+      originalMaxPositions: 8192,
+    } as const;
+    const plain = rotaryFrequencies({ headWidth, ropeTheta, ropeScaling: null }).frequencies;
+    const scaled = rotaryFrequencies({ headWidth, ropeTheta, ropeScaling: scaling }).frequencies;
+    const isClose = (own: number, at: number) =>
+      Math.abs((own * (scaled[at] as number)) / (plain[at] as number) - 1) < 1e-4;
+    if (found.every(isClose)) return ropeScalingJson(scaling) as Record<string, unknown>;
   }
   throw new ModelError(
     `${path}: "${ropeFactorsName}" is not the scaling of Llama 3.x (from 1 to 4 periods in 8192 positions)`,
   );
-}
-
-/** What Llama 3 divides its frequencies by (the "llama3" of transformers' modeling_rope_utils.py). */
-function llama3Factors(
-  scaling: {
-    factor: number;
-    low_freq_factor: number;
-    high_freq_factor: number;
-    original_max_position_embeddings: number;
-  },
-  theta: number,
-  count: number,
-): number[] {
-  return Array.from({ length: count }, (_, at) => {
-    const wavelength = 2 * Math.PI * theta ** (at / count);
-    const periods = scaling.original_max_position_embeddings / wavelength;
-    const smooth = (periods - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-    const kept = Math.min(1, Math.max(0, smooth));
-    return 1 / ((1 - kept) / scaling.factor + kept);
-  });
 }
 
 /** Ids of special tokens as a config.json has them; the end of a turn ends an answer too. */

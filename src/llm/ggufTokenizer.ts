@@ -2,6 +2,7 @@
 import type { GgufValue } from './ggufValues.ts';
 import { ModelError } from './modelError.ts';
 import type { TokenizerFiles } from './tokenizer.ts';
+import { maximumTokens } from './tokenizerJson.ts';
 import {
   digitPattern,
   fallbackWordPatterns,
@@ -94,6 +95,9 @@ function readVocabulary(metadata: ReadonlyMap<string, GgufValue>, path: string):
   const tokens = list(metadata, 'tokens', isText, path);
   if (tokens === undefined) {
     throw new ModelError(`${path}: there is no tokenizer in it ("tokenizer.ggml.tokens" is missing)`);
+  }
+  if (tokens.length > maximumTokens) {
+    throw new ModelError(`${path}: ${tokens.length} tokens, but at most ${maximumTokens} are possible here`);
   }
   const kinds = list(metadata, 'token_type', isNumber, path) ?? [];
   if (kinds.length !== 0 && kinds.length !== tokens.length) {

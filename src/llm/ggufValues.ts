@@ -8,7 +8,7 @@ export type GgufValue = number | bigint | boolean | string | readonly GgufValue[
 
 /** What no honest header needs more of; together they bound the memory and time that a header can take. */
 const maximumHeaderBytes = 100_000_000;
-const maximumValues = 2 ** 22;
+const maximumValues = 2 ** 21;
 const maximumNesting = 4;
 
 /** Reads a header from its beginning; nothing reaches beyond the file or the largest header. */
@@ -20,7 +20,7 @@ export interface HeaderReader {
   /** The next bytes, as a view that the next call may overwrite. `what` names them in errors. */
   take(bytes: number, what: string): DataView;
   /** A count of things, of which each takes at least `leastBytes` of what is left of the file. */
-  count(leastBytes: number, what: string): number;
+  count(leastBytes: number, what: string, limit?: number): number;
   /** A text and its length in front of it. */
   text(what: string, limit?: number): string;
 }
@@ -59,11 +59,11 @@ export function headerReader(file: FileHandle, fileBytes: number, where: string)
     return view;
   }
 
-  function count(leastBytes: number, what: string): number {
+  function count(leastBytes: number, what: string, limit = valuesLeft): number {
     const found = take(8, `the number of ${what}`).getBigUint64(0, true);
-    const limit = Math.min(Math.floor((end - position) / leastBytes), valuesLeft);
-    if (found > BigInt(limit)) {
-      throw new ModelError(`${where}: ${found} ${what}, but at most ${limit} are possible here`);
+    const most = Math.min(Math.floor((end - position) / leastBytes), limit, valuesLeft);
+    if (found > BigInt(most)) {
+      throw new ModelError(`${where}: ${found} ${what}, but at most ${most} are possible here`);
     }
     valuesLeft -= Number(found);
     return Number(found);

@@ -75,9 +75,32 @@ export interface RopeFields {
   readonly max_position_embeddings: number;
 }
 
+interface Rope {
+  readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling | null;
+}
+
+/** What no single field can show. */
+export function ropeContradictions(fields: RopeFields): string[] {
+  const problems: string[] = [];
+  const { rope_scaling, rope_parameters } = fields;
+  if (rope_scaling && rope_parameters) {
+    const [older, newer] = [ropeBy(rope_scaling, fields), ropeBy(rope_parameters, fields)];
+    if (JSON.stringify(older) !== JSON.stringify(newer))
+      problems.push('rope_scaling and rope_parameters say different things; remove one');
+  }
+  const { ropeScaling } = ropeOf(fields);
+  if (ropeScaling?.kind === 'llama3' && ropeScaling.lowFrequencyFactor >= ropeScaling.highFrequencyFactor)
+    problems.push('the high_freq_factor of rotary positions must be above their low_freq_factor');
+  return problems;
+}
+
 /** The base of the angles and how they are scaled. */
-export function ropeOf(fields: RopeFields): { ropeTheta: number; ropeScaling: RopeScaling | null } {
-  const scaling = fields.rope_parameters ?? fields.rope_scaling;
+export function ropeOf(fields: RopeFields): Rope {
+  return ropeBy(fields.rope_parameters ?? fields.rope_scaling, fields);
+}
+
+function ropeBy(scaling: z.infer<typeof ropeSchema> | null | undefined, fields: RopeFields): Rope {
   const ropeTheta = scaling?.rope_theta ?? fields.rope_theta ?? 10_000;
   switch (scaling?.rope_type) {
     case undefined:

@@ -22,7 +22,8 @@ export interface Reading {
   readonly widen?: boolean;
 }
 
-const maximumHeaderBytes = 100_000_000;
+/** Some 80,000 tensors; the format allows ten times as much, which would take seconds. */
+const maximumHeaderBytes = 2 ** 23;
 const metadataKey = '__metadata__';
 
 const formatNames: Readonly<Record<DType, string>> = {

@@ -1,5 +1,6 @@
 /** The choice of the next token from its logits. */
 import type { Random } from '../config/random.ts';
+import { ModelError } from './modelError.ts';
 
 export interface Sampling {
   /** Divides the logits. */
@@ -24,6 +25,7 @@ export type Decoding = {
  * The next token of each sequence.
  * @param logitsBV [B, V]; penalties are written into them
  * @param seen the tokens of each sequence so far
+ * @throws ModelError when the largest logit is no number
  */
 export function chooseTokens(
   logitsBV: Float32Array,
@@ -33,6 +35,11 @@ export function chooseTokens(
   const size = logitsBV.length / seen.length;
   return seen.map((ids, row) => {
     const logits = logitsBV.subarray(row * size, (row + 1) * size);
+    if (!Number.isFinite(logits[argmax(logits)])) {
+      throw new ModelError(
+        `the model's logits are no numbers behind ${ids.length} tokens: its weights are broken, or training diverged`,
+      );
+    }
     penalize(logits, ids, decoding.repetitionPenalty ?? 1);
     if (decoding.decoding === 'greedy') return argmax(logits);
     return draw(candidatesOf(logits, decoding), decoding.random);
@@ -47,6 +54,7 @@ function penalize(logits: Float32Array, seen: readonly number[], penalty: number
   }
 }
 
+/** NaN at the beginning stays the largest. */
 function argmax(logits: Float32Array): number {
   let best = 0;
   for (let at = 1; at < logits.length; at++) if ((logits[at] as number) > (logits[best] as number)) best = at;

@@ -95,13 +95,25 @@ function exponentials(hiddenND: Value, headVD: Value) {
   const logitsVN = named('logits', matmul(headVD, hiddenND, { transposeB: true }));
   const top1N = max(logitsVN, [0], { keepDimensions: true });
   const weightsVN = exp(subtract(logitsVN, top1N));
-  const total1N = sum(weightsVN, [0], { keepDimensions: true });
+  const total1N = sumOverVocabulary(weightsVN);
   const rows = [hiddenND.shape[0] as number];
   return {
     weightsVN,
     totalN: reshape(total1N, rows),
     logSumExpN: reshape(add(log(total1N), top1N), rows),
   };
+}
+
+/**
+ * The sum [1, N] over a vocabulary [V, N], in two stages: added up one after the other, tens of thousands of float32
+ * terms round off in one direction, and every loss comes out too small by as much.
+ */
+function sumOverVocabulary(xVN: Value): Value {
+  const [vocabulary, rows] = xVN.shape as [number, number];
+  let stage = Math.floor(Math.sqrt(vocabulary));
+  while (vocabulary % stage !== 0) stage--;
+  const partial = sum(reshape(xVN, [stage, vocabulary / stage, rows]), [1]);
+  return sum(partial, [0], { keepDimensions: true });
 }
 
 /**

@@ -12,6 +12,8 @@ export interface SpecialSpelling {
   uniqueOf(id: number): string;
   /** The text with special tokens in their unique spelling; escaped ones lose their mark and stay as they are. */
   toUnique(text: string): string;
+  /** Where the first special token of a text in unique spelling begins; at its end where there is none. */
+  firstUnique(text: string): number;
   /** The text with special tokens as everybody spells them. */
   fromUnique(text: string): string;
   /** Marks every spelling of a special token in a text; lone surrogates in it become U+FFFD. */
@@ -37,6 +39,10 @@ export function specialSpelling(special: ReadonlyMap<number, string>): SpecialSp
     uniqueOf,
     toUnique: (text) =>
       text.replace(spelled, (content) => uniqueOf(idOf.get(content) as number)).replace(escapes, ''),
+    firstUnique: (text) => {
+      const at = text.indexOf(uniqueMark);
+      return at < 0 ? text.length : at;
+    },
     fromUnique: (text) =>
       text.replace(new RegExp(`${uniqueMark}(\\d+);`, 'gu'), (_, id) => special.get(Number(id)) as string),
     escapeSpecial: (text) => text.replace(/\p{Surrogate}/gu, '\ufffd').replace(beginsOne, escapeMark),

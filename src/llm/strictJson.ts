@@ -5,6 +5,8 @@ import { ModelError } from './modelError.ts';
 export interface JsonLimits {
   /** The most levels of `{` and `[` inside each other. */
   readonly depth: number;
+  /** The most values in all, those inside others too; any number when left out. */
+  readonly values?: number;
 }
 
 /**
@@ -14,7 +16,7 @@ export interface JsonLimits {
  * @throws ModelError naming `where` for bad JSON, a duplicate key or too many levels.
  */
 export function parseStrictJson(text: string, where: string, limits: JsonLimits): unknown {
-  const problem = findProblem(text, limits.depth);
+  const problem = findProblem(text, limits);
   if (problem !== null) throw new ModelError(`${where}: ${problem}`);
   try {
     return JSON.parse(text);
@@ -67,10 +69,15 @@ export async function readStrictJson(
  * Walks over the brackets, strings and commas of a JSON text. It is exact for good JSON; in bad JSON it may
  * see nothing wrong, and `JSON.parse` has the last word.
  */
-function findProblem(text: string, maximumDepth: number): string | null {
+function findProblem(
+  text: string,
+  { depth: maximumDepth, values: maximumValues = Number.POSITIVE_INFINITY }: JsonLimits,
+): string | null {
   // The keys seen so far of each open object; null for an open array.
   const open: (Set<string> | null)[] = [];
   let expectsKey = false;
+  // One for every bracket and comma, so an empty list counts twice.
+  let values = 0;
   for (let at = 0; at < text.length; at++) {
     const character = text[at];
     if (character === '"') {
@@ -85,6 +92,7 @@ function findProblem(text: string, maximumDepth: number): string | null {
       at = end;
     } else if (character === '{' || character === '[') {
       if (open.length === maximumDepth) return `the JSON is nested deeper than ${maximumDepth} levels`;
+      values++;
       open.push(character === '{' ? new Set() : null);
       expectsKey = character === '{';
     } else if (character === '}' || character === ']') {
@@ -92,7 +100,9 @@ function findProblem(text: string, maximumDepth: number): string | null {
       expectsKey = false;
     } else if (character === ',') {
       expectsKey = open.at(-1) instanceof Set;
+      values++;
     }
+    if (values > maximumValues) return `the JSON has more than ${maximumValues} values`;
   }
   return null;
 }

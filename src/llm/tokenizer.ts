@@ -8,6 +8,7 @@ import { readStrictJson } from './strictJson.ts';
 import {
   beginningOf,
   contentOf,
+  type Merge,
   parseTokenizerJson,
   type SpecialField,
   specialFields,
@@ -25,11 +26,13 @@ import { checkSteps, withinDeadline } from './tokenizerSteps.ts';
  */
 export interface Tokenizer {
   /**
-   * Token ids of a text. Adds nothing: no beginning-of-sequence token, no leading space. The spelling of a
-   * special token in the text becomes that token, unless it was escaped.
+   * Token ids of a text, without a beginning-of-sequence token. The spelling of a special token in the text becomes
+   * that token, unless it was escaped.
+   * @param options.continues The text goes on from other text: the space that SentencePiece puts in front of any text
+   *   is left out, so that the ids are those that the text has behind the other.
    * @throws ModelError when a part of the text has no id.
    */
-  encode(text: string): number[];
+  encode(text: string, options?: { readonly continues?: boolean }): number[];
   /** A text that `encode` takes as text alone: the spelling of a special token in it stays a spelling. */
   escapeSpecial(text: string): string;
   /**
@@ -61,7 +64,8 @@ export interface TokenizerFiles {
   readonly tokenizerConfig: unknown;
 }
 
-const limits = { bytes: 64 * 2 ** 20, depth: 32 };
+/** Twice what the largest vocabularies take. */
+const limits = { bytes: 64 * 2 ** 20, depth: 32, values: 2 ** 21 };
 
 /**
  * Loads a tokenizer of Hugging Face: a tokenizer.json, or a folder that holds one, with the
@@ -92,7 +96,13 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     (json.added_tokens ?? []).filter((added) => added.special).map(({ id, content }) => [id, content]),
   );
   const spelling = specialSpelling(special);
-  const { hub, linear } = makeHubTokenizer(json, spelling, settings, where);
+  const { hub, linear, addsSpace } = makeHubTokenizer(json, spelling, settings, where);
+  // A second vocabulary in memory, so only for those who ask.
+  let continuing: HubTokenizer | undefined;
+  const hubOfContinued = () => {
+    continuing ??= makeHubTokenizer(json, spelling, settings, where, { continues: true }).hub;
+    return continuing;
+  };
   const missing = isByteLevel(json) ? missingBytes(idOf) : new Set<number>();
 
   function bounded<T>(work: () => T, characters: number): T {
@@ -106,10 +116,18 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     }
   }
 
-  function encode(text: string): number[] {
+  function encode(text: string, { continues = false } = {}): number[] {
     const spelled = spelling.toUnique(text);
     refuseMissing(spelling.fromUnique(spelled), missing, where);
-    const { ids, tokens } = bounded(() => hub.encode(spelled, { add_special_tokens: false }), text.length);
+    if (!continues || !addsSpace) return encodeBy(hub, spelled);
+    // Behind a special token a text begins anew.
+    const end = spelling.firstUnique(spelled);
+    const [head, rest] = [spelled.slice(0, end), spelled.slice(end)];
+    return [...encodeBy(hubOfContinued(), head), ...(rest === '' ? [] : encodeBy(hub, rest))];
+  }
+
+  function encodeBy(own: HubTokenizer, spelled: string): number[] {
+    const { ids, tokens } = bounded(() => own.encode(spelled, { add_special_tokens: false }), spelled.length);
     for (const [index, tokenId] of ids.entries()) {
       const content = special.get(tokenId);
       if (content === tokens[index] && content !== json.model.unk_token) {
@@ -118,7 +136,7 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
       // The library leaves undefined where a token is in no vocabulary and there is no unknown token.
       if (!Number.isInteger(tokenId)) {
         throw new ModelError(
-          `${where}: ${JSON.stringify(tokens[index] ?? text)} is in no vocabulary and there is no unknown token`,
+          `${where}: ${JSON.stringify(tokens[index] ?? spelling.fromUnique(spelled))} is in no vocabulary and there is no unknown token`,
         );
       }
     }
@@ -133,8 +151,8 @@ export function tokenizerFromJson(tokenizer: unknown, config: unknown, where: st
     const work = () =>
       hub.decode([...ids], {
         skip_special_tokens: options.skipSpecial ?? true,
-        // The library would drop the space of "yes ." unless told not to.
-        clean_up_tokenization_spaces: settings.clean_up_tokenization_spaces ?? false,
+        // Llama 3's files ask for it, and transformers ignores them too: it would drop the space of "yes .".
+        clean_up_tokenization_spaces: false,
       });
     return spelling.fromUnique(bounded(work, ids.length));
   }
@@ -177,7 +195,8 @@ function makeHubTokenizer(
   spelling: SpecialSpelling,
   settings: object,
   where: string,
-): { hub: HubTokenizer; linear: boolean } {
+  options: { readonly continues?: boolean } = {},
+): { hub: HubTokenizer; linear: boolean; addsSpace: boolean } {
   const { type, unk_token, byte_fallback } = json.model;
   if (type === 'BPE' && json.model.merges === undefined) {
     throw new ModelError(`${where}: model.merges is missing`);
@@ -194,18 +213,19 @@ function makeHubTokenizer(
   const specials = new Set(
     (json.added_tokens ?? []).flatMap((added) => (added.special ? [added.content] : [])),
   );
-  const merges = json.model.merges?.filter(
+  const merges = (json.model.merges as readonly Merge[] | undefined)?.filter(
     (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
   );
   const model = merges === undefined ? json.model : { ...json.model, merges };
-  const { linear, ...steps } = checkSteps(
+  const { linear, addsSpace, ...steps } = checkSteps(
     { normalizer: json.normalizer, pre_tokenizer: json.pre_tokenizer, decoder: json.decoder },
     where,
+    options,
   );
   try {
     // What a post-processor puts around a text is not wanted.
     const parts = { ...json, ...steps, model, post_processor: null, added_tokens };
-    return { hub: new HubTokenizer(parts, settings), linear: linear && type === 'BPE' };
+    return { hub: new HubTokenizer(parts, settings), linear: linear && type === 'BPE', addsSpace };
   } catch (error) {
     throw new ModelError(`${where}: ${error instanceof Error ? error.message : String(error)}`);
   }

@@ -10,22 +10,37 @@ const maximumId = 2 ** 24;
 /** Above any vocabulary too: characters that the library keeps one by one, for added tokens and for Unigram. */
 const maximumCharacters = 2 ** 21;
 const maximumMerges = 2 ** 20;
+export const maximumTokens = 2 ** 19;
+const maximumAdded = 2 ** 16;
+const maximumIssues = 10;
 
 const id = z.int().nonnegative().max(maximumId);
+const isId = (value: unknown): value is number =>
+  Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximumId;
+const sizeOf = (value: unknown) =>
+  Array.isArray(value) ? value.length : Object.keys(value as object).length;
+/** A list or an object that is looked into only when it is not too long. */
+const atMost = (limit: number) =>
+  z.custom<object>(
+    (value) => typeof value === 'object' && value !== null && sizeOf(value) <= limit,
+    `expected a list or an object of at most ${limit}`,
+  );
 const addedToken = z.looseObject({ content: z.string().min(1), special: z.boolean().nullish() });
 const component = z.looseObject({ type: z.string() }).nullish();
 const tokenizerSchema = z.looseObject({
   model: z.looseObject({
     type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), z.unknown()), z.array(z.tuple([z.string(), z.number()])).min(1)]),
-    merges: z
-      .array(z.union([z.string(), z.tuple([z.string(), z.string()])]))
-      .max(maximumMerges)
+    // Their elements are checked below, one by one: a schema would take seconds.
+    vocab: atMost(maximumTokens),
+    merges: atMost(maximumMerges)
+      .pipe(z.custom<readonly unknown[]>(Array.isArray, 'expected a list'))
       .optional(),
     unk_token: z.string().nullish(),
     byte_fallback: z.boolean().nullish(),
   }),
-  added_tokens: z.array(addedToken.extend({ id })).nullish(),
+  added_tokens: atMost(maximumAdded)
+    .pipe(z.array(addedToken.extend({ id })))
+    .nullish(),
   normalizer: component,
   pre_tokenizer: component,
   post_processor: component,
@@ -40,8 +55,9 @@ const configSchema = z.looseObject({
   pad_token: specialToken,
   unk_token: specialToken,
   add_bos_token: z.boolean().nullish(),
-  added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedToken).nullish(),
-  clean_up_tokenization_spaces: z.boolean().nullish(),
+  added_tokens_decoder: atMost(maximumAdded)
+    .pipe(z.record(z.string().regex(/^\d{1,8}$/), addedToken))
+    .nullish(),
   additional_special_tokens: z.array(z.unknown()).max(4096).nullish(),
 });
 export type TokenizerSettings = z.infer<typeof configSchema>;
@@ -68,7 +84,11 @@ function check<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
   const parsed = schema.safeParse(value);
   // The value itself: a copy of a vocabulary would double it.
   if (parsed.success) return value as T;
-  const issues = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'content'}: ${message}`);
+  const { issues: all } = parsed.error;
+  const issues = all
+    .slice(0, maximumIssues)
+    .map(({ path, message }) => `${path.join('.') || 'content'}: ${message}`);
+  if (all.length > maximumIssues) issues.push(`and ${all.length - maximumIssues} more`);
   throw new ModelError(
     `${where}: not a tokenizer of Hugging Face\n${issues.map((issue) => `  ${issue}`).join('\n')}`,
   );
@@ -138,7 +158,7 @@ export function beginningOf(
 function vocabularyOf(json: TokenizerJson, where: string): Map<string, number> {
   const { vocab } = json.model;
   const entries: [string, unknown][] = Array.isArray(vocab)
-    ? vocab.map(([token], index) => [token, index])
+    ? vocab.map((entry, index) => [scoredToken(entry, index, where), index])
     : Object.entries(vocab);
   if (entries.length === 0) throw new ModelError(`${where}: model.vocab is empty`);
   const idOf = new Map<string, number>();
@@ -147,31 +167,39 @@ function vocabularyOf(json: TokenizerJson, where: string): Map<string, number> {
     ...entries,
     ...(json.added_tokens ?? []).map((added) => [added.content, added.id] as const),
   ]) {
-    const parsed = id.safeParse(value);
-    if (!parsed.success) {
+    if (!isId(value)) {
       throw new ModelError(
         `${where}: the id of ${JSON.stringify(token)} must be an integer from 0 to ${maximumId}`,
       );
     }
-    const other = tokenOf.get(parsed.data);
+    const other = tokenOf.get(value);
     if (other !== undefined && other !== token) {
       const both = `${JSON.stringify(other)} and ${JSON.stringify(token)}`;
-      throw new ModelError(`${where}: ${both} have the same id ${parsed.data}`);
+      throw new ModelError(`${where}: ${both} have the same id ${value}`);
     }
     const otherId = idOf.get(token);
-    if (otherId !== undefined && otherId !== parsed.data) {
-      throw new ModelError(`${where}: ${JSON.stringify(token)} has two ids, ${otherId} and ${parsed.data}`);
+    if (otherId !== undefined && otherId !== value) {
+      throw new ModelError(`${where}: ${JSON.stringify(token)} has two ids, ${otherId} and ${value}`);
     }
-    tokenOf.set(parsed.data, token);
-    idOf.set(token, parsed.data);
+    tokenOf.set(value, token);
+    idOf.set(token, value);
   }
   return idOf;
 }
 
+/** The token of an entry of Unigram's vocabulary. */
+function scoredToken(entry: unknown, index: number, where: string): string {
+  const [token, score] = Array.isArray(entry) ? entry : [];
+  if (typeof token === 'string' && typeof score === 'number') return token;
+  throw new ModelError(`${where}: model.vocab.${index} is not a token with its score`);
+}
+
+export type Merge = string | readonly [string, string];
+
 /** Merges join tokens to tokens; the library would drop what is none from the text. */
 function checkMerges(json: TokenizerJson, idOf: ReadonlyMap<string, number>, where: string): void {
-  for (const merge of json.model.merges ?? []) {
-    const parts = typeof merge === 'string' ? merge.split(' ') : merge;
+  for (const merge of (json.model.merges ?? []) as readonly Merge[]) {
+    const parts = typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : [];
     const { continuing_subword_prefix: prefix } = json.model;
     const [left = '', right = ''] = parts;
     const joined = left + (typeof prefix === 'string' && prefix !== '' ? right.slice(prefix.length) : right);
@@ -185,7 +213,7 @@ function checkMerges(json: TokenizerJson, idOf: ReadonlyMap<string, number>, whe
 /** Bounds what is kept character by character. */
 function checkCharacters({ model: { vocab }, added_tokens }: TokenizerJson, where: string): void {
   const kept = [
-    ...(Array.isArray(vocab) ? vocab.map(([token]) => token) : []),
+    ...(Array.isArray(vocab) ? vocab.map(([token]) => String(token)) : []),
     ...(added_tokens ?? []).map(({ content }) => content),
   ];
   const characters = kept.reduce((total, token) => total + token.length, 0);

@@ -63,15 +63,25 @@ export interface TokenizerSteps {
   readonly decoder: unknown;
   /** True when nothing in them can take longer than in proportion to the text. */
   readonly linear: boolean;
+  /** Whether one of them puts a space in front of a text, as SentencePiece does. */
+  readonly addsSpace: boolean;
 }
 
-/** @throws ModelError for a step that is not known, or that could take any amount of time or memory */
+/**
+ * @param continues leaves out what puts a space in front of a text
+ * @throws ModelError for a step that is not known, or that could take any amount of time or memory
+ */
 export function checkSteps(
   json: Readonly<Record<keyof typeof kinds, unknown>>,
   where: string,
+  { continues = false } = {},
 ): TokenizerSteps {
   const of = (kind: keyof typeof kinds) => flatten(json[kind], kind, where);
-  const [normalizers, preTokenizers, decoders] = [of('normalizer'), of('pre_tokenizer'), of('decoder')];
+  const given = [of('normalizer'), of('pre_tokenizer')];
+  const [normalizers = [], preTokenizers = []] = continues
+    ? given.map((steps) => steps.flatMap(withoutSpace))
+    : given;
+  const decoders = of('decoder');
   // A step alone stays alone: inside a sequence the library's ByteLevel decoder takes added tokens for bytes.
   const sequence = (kind: keyof typeof kinds, steps: readonly Step[]) =>
     steps.length > 1 ? { type: 'Sequence', [kinds[kind].list]: steps } : (steps[0] ?? null);
@@ -80,7 +90,18 @@ export function checkSteps(
     pre_tokenizer: sequence('pre_tokenizer', preTokenizers.flatMap(respelled)),
     decoder: sequence('decoder', decoders),
     linear: [...normalizers, ...preTokenizers, ...decoders].every(isLinear),
+    addsSpace: given.flat().some(putsSpace),
   };
+}
+
+function putsSpace({ type, prepend_scheme, add_prefix_space }: Step): boolean {
+  if (type === 'Metaspace') return prepend_scheme !== 'never';
+  return type === 'Prepend' || (type === 'ByteLevel' && add_prefix_space === true);
+}
+
+function withoutSpace(step: Step): Step[] {
+  if (!putsSpace(step)) return [step];
+  return step.type === 'Prepend' ? [] : [{ ...step, prepend_scheme: 'never', add_prefix_space: false }];
 }
 
 /** The steps inside a step and its lists, checked. */

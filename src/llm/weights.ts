@@ -7,7 +7,13 @@ import { writeFileAtomic } from '../config/writeFile.ts';
 import { halfFromFloat32 } from '../tensor/halfPrecision.ts';
 import { formatShape, type Shape, sameShape, type Tensor } from '../tensor/tensor.ts';
 import { chatTemplateIn, readChatTemplate } from './chatTemplate.ts';
-import { type DecoderConfig, decoderConfigJson, parameterShapes, parseDecoderConfig } from './config.ts';
+import {
+  type DecoderConfig,
+  decoderConfigJson,
+  parameterShapes,
+  parseDecoderConfig,
+  withGenerationConfig,
+} from './config.ts';
 import { readGgufHeader } from './gguf.ts';
 import { ggufConfig } from './ggufConfig.ts';
 import { ggufParameterShapes, streamGgufParameters } from './ggufParameters.ts';
@@ -77,6 +83,9 @@ async function open(folder: string, files: readonly string[]): Promise<OpenLlm> 
   return opened;
 }
 
+/** Rotary frequencies, which Llama 2's files hold for every layer; they follow from the config. */
+const storedFrequencies = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
+
 async function openFolder(folder: string, files: readonly string[]): Promise<OpenLlm> {
   const config = await readConfig(folder);
   const tokenizer = await loadTokenizer(folder);
@@ -86,6 +95,7 @@ async function openFolder(folder: string, files: readonly string[]): Promise<Ope
     for (const file of files) {
       const path = join(folder, file);
       for await (const [name, tensor] of streamWeights(path)) {
+        if (storedFrequencies.test(name)) continue;
         if (parameters.has(name)) throw new ModelError(`${path}: "${name}" stands in another file already`);
         parameters.set(name, tensor);
       }
@@ -151,7 +161,9 @@ async function readConfig(folder: string): Promise<DecoderConfig> {
   const path = join(folder, 'config.json');
   const json = await readStrictJson(path, limits);
   if (json === undefined) throw new ModelError(`${path}: no such file. A model folder needs a config.json.`);
-  return parseDecoderConfig(json, path);
+  const config = parseDecoderConfig(json, path);
+  const generation = join(folder, 'generation_config.json');
+  return withGenerationConfig(config, (await readStrictJson(generation, limits)) ?? {}, generation);
 }
 
 /**
@@ -208,19 +220,15 @@ export interface SaveOptions {
   readonly half?: boolean;
 }
 
-function halved(name: string, data: Float32Array): Uint16Array {
-  const half = halfFromFloat32(data);
-  const at = half.findIndex((bits, index) => (bits & 0x7fff) === 0x7c00 && Number.isFinite(data[index]));
-  if (at < 0) return half;
-  throw new ModelError(
-    `"${name}" holds ${data[at]}, and float16 ends at 65504: its weights cannot be stored in half the size`,
-  );
+const largestHalf = 65_504;
+
+function halves(values: Float32Array, name: string): Uint16Array {
+  const beyond = values.find((value) => !(Math.abs(value) <= largestHalf));
+  if (beyond === undefined) return halfFromFloat32(values);
+  throw new ModelError(`"${name}" has the value ${beyond}, which float16 cannot hold; store it as float32`);
 }
 
-/**
- * Writes a folder that transformers loads.
- * @throws ModelError naming a weight that float16 does not hold
- */
+/** Writes a folder that transformers loads. @throws ModelError for a weight that float16 cannot hold */
 export async function saveLlm(
   folder: string,
   {
@@ -235,7 +243,7 @@ export async function saveLlm(
   const stored = new Map<string, Tensor>(
     [...parameters].map(([name, { shape, data }]) => [
       name,
-      half ? { dtype: 'float16', shape, data: halved(name, data) } : { dtype: 'float32', shape, data },
+      half ? { dtype: 'float16', shape, data: halves(data, name) } : { dtype: 'float32', shape, data },
     ]),
   );
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;

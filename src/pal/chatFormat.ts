@@ -2,14 +2,7 @@
 import { type ChatMessage, renderChat } from '../llm/chatTemplate.ts';
 import { ModelError } from '../llm/modelError.ts';
 import type { PromptedLlm } from '../llm/weights.ts';
-import {
-  type Asked,
-  aroundAudio,
-  continuation,
-  fill,
-  type PromptConfig,
-  type PromptFormat,
-} from './prompt.ts';
+import { type Asked, aroundAudio, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
 
 /** Where audio and answer stand in what the template makes: lone surrogates, which no escaped text has. */
 const audioMark = '\ud802';
@@ -28,7 +21,6 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
     );
   }
   const { escapeSpecial, encode, isSpecial } = tokenizer;
-  const goOn = continuation(tokenizer);
   const [before, behind] = aroundAudio(prompt.template);
   const system = prompt.system === null ? null : escapeSpecial(prompt.system);
 
@@ -74,8 +66,8 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
     render(messagesOf(probe), true),
     render([...messagesOf(probe), { role: 'assistant', content: answerMark }], false),
   );
-  const padding = /^\s*/.exec(answer.closing)?.[0] ?? '';
-  const [endId] = goOn(answer.closing.slice(padding.length));
+  const [padding = ''] = /^\s*/.exec(answer.closing) ?? [];
+  const [endId] = encode(answer.closing.slice(padding.length));
   if (endId === undefined || !isSpecial(endId)) {
     throw new ModelError(
       `the model's chat template closes an answer with ${JSON.stringify(answer.closing)}, which is no special token: ` +
@@ -93,9 +85,10 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
             `${JSON.stringify(asked.question)}; it must be the same for all`,
         );
       }
-      return [...frontIds, ...goOn(own.behind)];
+      return [...frontIds, ...encode(own.behind, { continues: true })];
     },
-    answerIds: (text) => goOn(`${answer.opening}${escapeSpecial(text.trim())}${padding}`),
+    answerIds: (text) =>
+      encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`, { continues: true }),
     endId,
   };
 }

@@ -123,6 +123,8 @@ export async function generate(options: GenerateOptions): Promise<number[][]> {
       ),
       ...audioFeeds(model.streams, rows.length, rows),
     });
+    // Its packed weights make room for those of the next program. What it left on a device is still needed.
+    if (engine.inPlace) await prefill.dispose();
     const { logits: first, ...cache } = outputs;
     return await continueSequences({
       engine,

@@ -4,7 +4,6 @@
  * it stays a spelling.
  */
 import type { ChatVariables } from '../llm/chatTemplate.ts';
-import type { Tokenizer } from '../llm/tokenizer.ts';
 
 export interface PromptConfig {
   /** Whether the model's own chat template words the conversation. */
@@ -52,19 +51,4 @@ export function fill(
   return template.replace(/\{question\}|\{options\}/g, (found) =>
     escapeSpecial(values[found as keyof typeof values]),
   );
-}
-
-/**
- * Encodes texts that stand behind others. SentencePiece's tokenizers put a space in front of whatever they are given,
- * which belongs to the beginning of a whole text alone: there the text is encoded behind a line's end.
- */
-export function continuation({ encode }: Pick<Tokenizer, 'encode'>): (text: string) => number[] {
-  const word = encode('a');
-  const addsSpace = encode('a a').join() === [...word, ...word].join();
-  if (!addsSpace) return encode;
-  const line = encode('\n');
-  return (text) => {
-    const ids = encode(`\n${text}`);
-    return line.every((id, at) => ids[at] === id) ? ids.slice(line.length) : encode(text);
-  };
 }

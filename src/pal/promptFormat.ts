@@ -3,7 +3,7 @@ import { ModelError } from '../llm/modelError.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
 import type { PromptedLlm } from '../llm/weights.ts';
 import { chatFormat } from './chatFormat.ts';
-import { aroundAudio, continuation, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
+import { aroundAudio, fill, type PromptConfig, type PromptFormat } from './prompt.ts';
 
 /**
  * The prompts that a configuration describes.
@@ -24,13 +24,15 @@ function plainFormat({ system, template }: PromptConfig, { tokenizer, config }: 
   }
   const inFront = encodeSome(tokenizer, `${system ?? ''}${before}`);
   const front = [...tokenizer.beginning, ...inFront];
-  const goOn = continuation(tokenizer);
-  const encodeBehind = inFront.length === 0 ? tokenizer.encode : goOn;
+  const continues = inFront.length > 0;
   return {
     front,
-    promptIds: (asked) => [...front, ...encodeBehind(fill(behind, asked, tokenizer.escapeSpecial))],
+    promptIds: (asked) => [
+      ...front,
+      ...tokenizer.encode(fill(behind, asked, tokenizer.escapeSpecial), { continues }),
+    ],
     // Its first word carries the space.
-    answerIds: (answer) => goOn(` ${tokenizer.escapeSpecial(answer)}`),
+    answerIds: (answer) => tokenizer.encode(` ${tokenizer.escapeSpecial(answer)}`, { continues: true }),
     endId,
   };
 }

@@ -83,6 +83,15 @@ brackets = """
 {%- endfor %}
 """
 
+turns = """
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>\\n' + message.content + eos_token + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>\\n' }}
+{%- endif %}
+"""
+
 documents = ["system\nYou listen well.", "user\nWhich sound is it?", "assistant\nIt is a bell.", "Today is 05 Jul 2024."]
 documents += [f"Which sound comes {order}? Options: bell, drum, siren." for order in ("first", "last")] * 3
 cut = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -213,6 +222,7 @@ golden = {
         case("headers", headers, byte_level(llama, llama[0]), {}, bos_token=llama[0], eos_token="<|eot_id|>"),
         case("brackets", brackets, byte_level(["<s>", "</s>"], "<s>"), {}, bos_token="<s>", eos_token="</s>"),
         case("pieces", brackets, pieces(), {}, bos_token="<s>", eos_token="</s>", unk_token="<unk>"),
+        case("turns of pieces", turns, pieces(), {}, bos_token="<s>", eos_token="</s>", unk_token="<unk>"),
     ],
 }
 (here / "chat.json").write_text(json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n")

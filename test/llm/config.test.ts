@@ -161,6 +161,24 @@ describe('parseDecoderConfig', () => {
       { rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.5 } },
       /partial_rotary_factor/,
     ],
+    [
+      'two scalings that are not the same',
+      { rope_scaling: { type: 'linear', factor: 2 }, rope_parameters: { rope_type: 'linear', factor: 4 } },
+      /rope_scaling and rope_parameters say different things/,
+    ],
+    [
+      'a scaling without a way from slow to fast',
+      {
+        rope_scaling: {
+          rope_type: 'llama3',
+          factor: 8,
+          low_freq_factor: 4,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 8192,
+        },
+      },
+      /high_freq_factor .* must be above/,
+    ],
     ['an unknown field', { attention_sink: 4 }, /unknown fields "attention_sink"/],
     ['quantized weights', { quantization_config: {} }, /unknown fields "quantization_config"/],
     ['a missing size', { hidden_size: undefined }, /hidden_size/],

@@ -106,6 +106,12 @@ describe('the tokenizer inside', () => {
     // The library's decoder takes the zero-width space U+FEFF for a byte-order mark.
     const expected = golden.texts.map((text) => text.replace('\ufeff', ''));
     expect(golden.texts.map((text) => own.decode(own.encode(text)))).toEqual(expected);
+    for (const [at, text] of golden.texts.entries()) {
+      for (const { index } of text.matchAll(/(?<=[^ ]) /g)) {
+        const rest = own.encode(text.slice(index), { continues: true });
+        expect([...own.encode(text.slice(0, index)), ...rest]).toEqual(golden.pieces[at]);
+      }
+    }
     expect([own.bosTokenId, own.eosTokenId]).toEqual([1, 2]);
     expect(tokenizerConfig).toMatchObject({ add_bos_token: true, unk_token: '<unk>' });
   });
@@ -156,6 +162,12 @@ describe('the tokenizer inside', () => {
     ],
     ['end', 'eos_token_id', 400, /"tokenizer\.ggml\.eos_token_id" is 400, which no token has/],
     ['token that stands twice', 'tokens', [...Array(400)].map(() => 'a'), /the tokens 0 and 1 are both "a"/],
+    [
+      'vocabulary of 600,000',
+      'tokens',
+      Array(600_000).fill('a'),
+      /600000 tokens, but at most 524288 are possible/,
+    ],
   ])('refuses another %s', async (_what, key, value, message) => {
     const { metadata } = await readGgufHeader(`${files}/llama.gguf`);
     const changed = new Map(metadata).set(`tokenizer.ggml.${key}`, value as string);
@@ -270,6 +282,18 @@ describe('a model', () => {
   ])('is refused: %s', async (_what, change, message) => {
     await expect(load(change)).rejects.toThrow(message);
     await expect(load(change)).rejects.toThrow(join(folder, 'model.gguf'));
+  });
+
+  test("is refused: a window of Qwen's, which is in some layers only", async () => {
+    const path = `${files}/qwen2.gguf`;
+    const header = await readGgufHeader(path);
+    const windowed = (window: number) =>
+      ggufConfig(path, {
+        ...header,
+        metadata: new Map(header.metadata).set('qwen2.attention.sliding_window', window),
+      });
+    expect(await windowed(0)).toMatchObject({ use_sliding_window: false });
+    await expect(windowed(64)).rejects.toThrow(/"qwen2\.attention\.sliding_window" is 64/);
   });
 
   test('is refused: tensors of another model, factors that are not those of Llama 3', async () => {

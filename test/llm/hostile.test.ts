@@ -105,6 +105,13 @@ describe('safetensors', () => {
       joined([u64(99_000_000), new Uint8Array(8)]),
       /would have 99000000 bytes/,
     ],
+    [
+      'a hundred thousand tensors, all there',
+      withHeader(
+        `{${Array.from({ length: 100_000 }, (_, at) => `"${'x'.repeat(40)}${at}":${entry(at, at + 4)}`).join(',')}}`,
+      ),
+      /its header would have \d+ bytes, but at most 8388608 are possible/,
+    ],
     ['JSON a million levels deep', withHeader('{"a":'.repeat(1_000_000)), /nested deeper than 4/],
     ['lists a million levels deep', withHeader(`{"a":${'['.repeat(1_000_000)}`), /nested deeper than 4/],
     ['a tensor that stands twice', withHeader(`{"a":${entry(0, 4)},"a":${entry(4, 8)}}`), /"a" stands twice/],
@@ -165,6 +172,11 @@ describe('GGUF', () => {
       /1099511627776 metadata keys, but at most \d+/,
     ],
     [
+      'a hundred thousand keys, all there',
+      ggufBytes(Object.fromEntries(Array.from({ length: 100_000 }, (_, at) => [`key ${at}`, 1]))),
+      /100000 metadata keys, but at most 65536/,
+    ],
+    [
       'more tensors than there are',
       ggufBytes({}, [tensor()], { tensorCount: 2n }),
       /the name of tensor 1 is a text of|truncated/,
@@ -179,7 +191,7 @@ describe('GGUF', () => {
     [
       'a list of 2^22 bytes and more',
       ggufBytes({ a: list(0, 5e6, new Uint8Array(5e6)) }),
-      /5000000 elements of "a", but at most 419\d+/,
+      /5000000 elements of "a", but at most 2097151/,
     ],
     [
       'a list of 3 million texts',
@@ -345,7 +357,27 @@ describe('tokenizer.json', () => {
       { ...trained, added_tokens: [{ id: 900, content: 'x'.repeat(3e6) }] },
       /characters in its tokens/,
     ],
-    ['two million merges', model({ merges: Array(2 ** 21).fill('a b') }), /model\.merges/],
+    ['three million merges', model({ merges: Array(3 * 2 ** 20).fill('a b') }), /more than 2097152 values/],
+    [
+      'a million and a half merges of numbers',
+      model({ merges: Array(1_500_000).fill(0) }),
+      /model\.merges: expected a list .* of at most 1048576/,
+    ],
+    [
+      'a vocabulary of 600,000 tokens',
+      model({ vocab: Object.fromEntries(Array.from({ length: 600_000 }, (_, at) => [`t${at}`, at])) }),
+      /model\.vocab: expected a list or an object of at most 524288/,
+    ],
+    [
+      'a hundred thousand added tokens that are none',
+      { ...trained, added_tokens: Array(100_000).fill(1) },
+      /added_tokens: expected a list .* of at most 65536/,
+    ],
+    [
+      'a list of numbers for a vocabulary',
+      model({ type: 'Unigram', vocab: [1, 2], merges: undefined }),
+      /model\.vocab\.0 is not a token with its score/,
+    ],
     ['merges of what is no token', model({ merges: ['a zzz'] }), /the merge "a zzz" does not make a token/],
     ['merges of three', model({ merges: ['a b c'] }), /the merge "a b c"/],
     ['an id of 2^40', model({ vocab: { ...vocabulary, far: 2 ** 40 } }), /the id of "far"/],

@@ -33,6 +33,15 @@ describe('sampling', () => {
     });
   }
 
+  it.each([Number.NaN, Number.POSITIVE_INFINITY])('makes no token of logits that are %f', (value) => {
+    const broken = new Float32Array(40).fill(value);
+    for (const decoding of [
+      { decoding: 'greedy' },
+      { decoding: 'sample', random: random(1), topP: 0.9 },
+    ] as const)
+      expect(() => chooseTokens(broken, [[1, 2]], decoding)).toThrow(/logits are no numbers behind 2 tokens/);
+  });
+
   it('keeps what the slow obvious version keeps', () => {
     // Logits that differ have probabilities that differ.
     const logit = fc.integer({ min: -2560, max: 2560 }).map((value) => value / 64);

@@ -109,14 +109,16 @@ describe('a folder', () => {
     }
   });
 
-  test('is not half as large where a weight would become infinite', async () => {
-    const name = 'model.norm.weight';
-    const large = new Map(parameters);
-    const { shape, data } = large.get(name) as NonNullable<ReturnType<typeof large.get>>;
-    large.set(name, float32(shape, data.with(0, -70_000)));
-    await expect(saveLlm(folder, { config, parameters: large, tokenizer }, { half: true })).rejects.toThrow(
-      `"${name}" holds -70000, and float16 ends at 65504`,
+  test('is not made half as large where a weight would become infinite', async () => {
+    const large = new Map(parameters).set(
+      'model.norm.weight',
+      float32([8], new Float32Array(8).fill(70_000)),
     );
+    const saving = saveLlm(join(root, 'large'), { config, parameters: large, tokenizer }, { half: true });
+    await expect(saving).rejects.toThrow(
+      /"model\.norm\.weight" has the value 70000, which float16 cannot hold/,
+    );
+    expect(await readdir(join(root, 'large'))).toEqual([]);
   });
 
   test('can be half as large', async () => {
@@ -159,6 +161,17 @@ describe('a folder', () => {
     expect((await loadLlm(join(root, 'changed'))).hash).not.toBe(hash);
   });
 
+  test('ends an answer with the tokens of generation_config.json too', async () => {
+    await edit('generation_config.json', () => ({ eos_token_id: [2, 1] }));
+    expect((await loadLlm(folder)).config.eosTokenIds).toEqual([1, 2]);
+    await edit('generation_config.json', () => ({ eos_token_id: config.vocabularySize }));
+    await expect(loadLlm(folder)).rejects.toThrow(
+      /generation_config\.json: .*eos_token_id \d+ is outside the vocabulary/s,
+    );
+    await rm(join(folder, 'generation_config.json'));
+    expect((await loadLlm(folder)).config.eosTokenIds).toEqual([1]);
+  });
+
   test('may be named by its weights', async () => {
     const loaded = await loadLlm(join(folder, 'model.safetensors'));
     expect(loaded.folder).toBe(folder);
@@ -170,6 +183,14 @@ describe('a folder', () => {
     const twice = new Map(parameters).set('lm_head.weight', embeddings);
     await writeSafetensors(join(folder, 'model.safetensors'), twice);
     expect((await loadLlm(folder)).parameters.has('lm_head.weight')).toBe(false);
+  });
+
+  test("may store every layer's rotary frequencies, as Llama 2's files do", async () => {
+    const more = new Map(parameters);
+    for (const layer of [0, 1])
+      more.set(`model.layers.${layer}.self_attn.rotary_emb.inv_freq`, float32([3], new Float32Array(3)));
+    await writeSafetensors(join(folder, 'model.safetensors'), more);
+    expect(new Set((await loadLlm(folder)).parameters.keys())).toEqual(new Set(parameters.keys()));
   });
 });
 

@@ -1,4 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import { readGgufHeader } from '../../src/llm/gguf.ts';
+import { ggufTokenizerFiles } from '../../src/llm/ggufTokenizer.ts';
 import { loadTokenizer, tokenizerFromJson } from '../../src/llm/tokenizer.ts';
 import type { PromptedLlm } from '../../src/llm/weights.ts';
 import type { PromptConfig } from '../../src/pal/prompt.ts';
@@ -47,6 +49,31 @@ describe('without chat', async () => {
       '<bos>Sound:  Asked: {options} <eos> {audio} (a $& bell, <pad>) Answer:',
     );
     expect(ids.slice(1).some(tokenizer.isSpecial)).toBe(false);
+  });
+
+  test('an answer of a SentencePiece model has one space in front, as in the whole text', async () => {
+    const path = 'test/golden/gguf/pieces.gguf';
+    const { tokenizer: json, tokenizerConfig } = ggufTokenizerFiles(
+      (await readGgufHeader(path)).metadata,
+      path,
+    );
+    const pieces = tokenizerFromJson(json, tokenizerConfig, path);
+    const format = promptFormat(plain, { config: llm, tokenizer: pieces, chatTemplate: null });
+    const ids = [...format.promptIds({ question: 'bell?' }), ...format.answerIds('the bell')];
+    expect(ids).toEqual([1, ...pieces.encode('Question: bell? Answer: the bell')]);
+    const brackets = promptFormat(
+      { ...chat, template: 'Hear{audio} it.' },
+      {
+        config: llm,
+        tokenizer: pieces,
+        chatTemplate:
+          "{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + ' ' + eos_token }}" +
+          "{% else %}{{ '[' + m.content + ']' }}{% endif %}{% endfor %}",
+      },
+    );
+    const asked = [...brackets.promptIds({ question: '' }), ...brackets.answerIds('bell'), brackets.endId];
+    const [bell, space] = [pieces.tokenId('▁bell'), pieces.tokenId('▁')];
+    expect(asked.slice(-4)).toEqual([...pieces.encode(']', { continues: true }), bell, space, 2]);
   });
 
   test('a model whose tokenizer adds no beginning has none', () => {
