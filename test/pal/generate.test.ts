@@ -184,3 +184,17 @@ describe('cached decoding equals the full forward pass', () => {
     }
   });
 });
+
+it('refuses numbers that would give nonsense', async () => {
+  const model = audioLlm([]);
+  const rows = [{ id: 'a', ids: [0, 5, 7], clip: undefined }];
+  const options = { engine, model, parameters: allParameters(model), rows };
+  const greedy = { decoding: 'greedy' } as const;
+  for (const maxNewTokens of [0, 1.5, Number.NaN])
+    await expect(generate({ ...options, maxNewTokens, decoding: greedy })).rejects.toThrow('maxNewTokens: ');
+  const draw = { decoding: 'sample', random: random(1, 'draw') } as const;
+  const drawn = (own: { temperature?: number; topK?: number }) =>
+    generate({ ...options, maxNewTokens: 2, decoding: { ...draw, ...own } });
+  await expect(drawn({ temperature: 0 })).rejects.toThrow("decoding: 'greedy' takes the likeliest token");
+  await expect(drawn({ topK: 0 })).rejects.toThrow('topK: 0');
+});
