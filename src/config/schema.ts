@@ -153,7 +153,9 @@ const promptSchema = z
       .describe('Text in front of everything, with chat: true the system message; null: none'),
     template: promptTemplate
       .default('{audio}Question: {question} Answer:')
-      .describe('The question; {audio}, {question} and {options} are filled in'),
+      .describe(
+        'The question; {audio}, {question} and {options} are filled in; [around {options}] only where there are some',
+      ),
     variables: z
       .record(word, z.union([z.string(), z.number(), z.boolean(), z.null()]))
       .default({})

@@ -10,7 +10,10 @@ export interface PromptConfig {
   readonly chat: boolean;
   /** Text in front of everything, or with `chat` the system message; null: none. */
   readonly system: string | null;
-  /** The question with {audio}, {question} and, if wanted, {options}. Without `chat` it ends without a space. */
+  /**
+   * The question with {audio}, {question} and, if wanted, {options}, in [brackets] with what only questions with options
+   * get. Without `chat` it ends without a space.
+   */
   readonly template: string;
   /** What the chat template is told beside the messages. */
   readonly variables: ChatVariables;
@@ -41,6 +44,9 @@ export function aroundAudio(template: string): [before: string, behind: string] 
   return [template.slice(0, at), template.slice(at + '{audio}'.length)];
 }
 
+/** What stands in brackets around {options} is for questions that have some. */
+const optionalPart = /\[([^[\]]*\{options\}[^[\]]*)\]/g;
+
 /** A template with the question and its options in it. */
 export function fill(
   template: string,
@@ -48,7 +54,7 @@ export function fill(
   escapeSpecial: (text: string) => string,
 ): string {
   const values = { '{question}': question, '{options}': options.join(', ') };
-  return template.replace(/\{question\}|\{options\}/g, (found) =>
-    escapeSpecial(values[found as keyof typeof values]),
-  );
+  return template
+    .replace(optionalPart, options.length > 0 ? '$1' : '')
+    .replace(/\{question\}|\{options\}/g, (found) => escapeSpecial(values[found as keyof typeof values]));
 }

@@ -51,6 +51,15 @@ describe('without chat', async () => {
     expect(ids.slice(1).some(tokenizer.isSpecial)).toBe(false);
   });
 
+  test('brackets around the options are for questions that have some', () => {
+    const template = '{audio}[Q] {question}[ Choose from: {options}.]';
+    const { promptIds } = promptFormat({ ...plain, template }, soundWorld);
+    const text = (options?: string[]) => tokenizer.decode(promptIds({ question: '[Which {x}?]', options }));
+    expect(text(['a bell', '[b]'])).toBe('[Q] [Which {x}?] Choose from: a bell, [b].');
+    expect(text()).toBe('[Q] [Which {x}?]');
+    expect(text([])).toBe('[Q] [Which {x}?]');
+  });
+
   test('an answer of a SentencePiece model has one space in front, as in the whole text', async () => {
     const path = 'test/golden/gguf/pieces.gguf';
     const { tokenizer: json, tokenizerConfig } = ggufTokenizerFiles(
