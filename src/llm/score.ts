@@ -95,13 +95,25 @@ function exponentials(hiddenND: Value, headVD: Value) {
   const logitsVN = named('logits', matmul(headVD, hiddenND, { transposeB: true }));
   const top1N = max(logitsVN, [0], { keepDimensions: true });
   const weightsVN = exp(subtract(logitsVN, top1N));
-  const total1N = sum(weightsVN, [0], { keepDimensions: true });
+  const total1N = sumOverVocabulary(weightsVN);
   const rows = [hiddenND.shape[0] as number];
   return {
     weightsVN,
     totalN: reshape(total1N, rows),
     logSumExpN: reshape(add(log(total1N), top1N), rows),
   };
+}
+
+/** Rows of small numbers that float32 adds up one after the other without losing the last ones to the sum so far. */
+const addedAtOnce = 4096;
+
+/** [V, N] -> [1, N]; a large vocabulary in groups first: one long sum of it is 1e-4 too small. */
+function sumOverVocabulary(x: Value): Value {
+  const [vocabulary, rows] = x.shape as [number, number];
+  let groups = vocabulary <= addedAtOnce ? 1 : Math.floor(Math.sqrt(vocabulary));
+  while (vocabulary % groups !== 0) groups--;
+  const parts = groups === 1 ? x : sum(reshape(x, [groups, vocabulary / groups, rows]), [1]);
+  return sum(parts, [0], { keepDimensions: true });
 }
 
 /**
