@@ -8,6 +8,7 @@ import {
   add,
   cast,
   constant,
+  divide,
   gather,
   less,
   log,
@@ -56,7 +57,8 @@ export async function portableEncoder(nameOrFolder: string, frames: number): Pro
   const { sampleRate } = manifest;
   if (manifest.kind === 'features') {
     const { hopSamples: hop } = analysisOf(manifest.features, sampleRate);
-    const model = await readFile(join(folder, manifest.model));
+    const path = join(folder, manifest.model);
+    const { model } = await readModel(path, "put the encoder's model there");
     const steps = [
       { name: 'features', model: featureProgram(manifest), input: 'waveform', output: 'features' },
       { name: 'model', model, input: 'features', output: 'embeddings' },
@@ -78,15 +80,19 @@ export async function portableEncoder(nameOrFolder: string, frames: number): Pro
 /** A model of an npm package, which names its one input and output as it likes. */
 async function packagedStep(name: string, packageName: string, file: string): Promise<PortableStep> {
   const path = join(packageFolder(packageName), file);
+  const { model, inputs, outputs } = await readModel(path, `reinstall it: npm install ${packageName}`);
+  return { name, model, input: inputs[0] ?? '', output: outputs[0] ?? '' };
+}
+
+/** An ONNX file that runs on its own: what goes out must not name other files. */
+async function readModel(path: string, remedy: string) {
   const model = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-    throw new EncoderError(
-      `${path}: cannot be read (${error.code}); reinstall it: npm install ${packageName}`,
-    );
+    throw new EncoderError(`${path}: cannot be read (${error.code}); ${remedy}`);
   });
   const session = await createSession(model, path, 1);
-  const [input = '', output = ''] = [session.inputNames[0], session.outputNames[0]];
+  const { inputNames: inputs, outputNames: outputs } = session;
   await session.release();
-  return { name, model, input, output };
+  return { model, inputs, outputs };
 }
 
 const double = (shape: readonly number[], values: Float64Array) => constant(tensor('float64', shape, values));
@@ -102,7 +108,7 @@ function featureProgram(manifest: EncoderManifest & { kind: 'features' }): Progr
   const half = Math.floor(window.length / 2);
   const bins = fftSize / 2 + 1;
   const frame = [...Array(hops).keys()];
-  // Mirrored at the beginning here, and at the clip's end when it is known.
+  // Mirrored at the beginning here, and at the clip's ends, as often as it takes, when its length is known.
   const places = frame.flatMap((at) => Array.from(window, (_, sample) => Math.abs(at * hop + sample - half)));
   const wave = (of: (angle: number) => number) =>
     double(
@@ -122,8 +128,11 @@ function featureProgram(manifest: EncoderManifest & { kind: 'features' }): Progr
   return trace(types, ({ waveform, samples }) => {
     const last = subtract(samples, 1);
     const place = constant(int32([hops, window.length], places));
-    const mirrored = where(less(last, place), subtract(multiply(last, 2), place), place);
-    const inside = where(less(mirrored, 0), 0, mirrored);
+    const twice = multiply(last, 2);
+    const period = where(less(twice, 1), 1, twice);
+    const periods = cast(divide(cast(place, 'float64'), cast(period, 'float64')), 'int32');
+    const within = subtract(place, multiply(periods, period));
+    const inside = where(less(last, within), subtract(twice, within), within);
     const framed = gather(cast(reshape(waveform, [hop * hops]), 'float64'), inside, 0);
     const [real, imaginary] = [matmul(framed, wave(Math.cos)), matmul(framed, wave(Math.sin))];
     const power = add(multiply(real, real), multiply(imaginary, imaginary));

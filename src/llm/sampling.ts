@@ -70,11 +70,18 @@ export interface Candidate {
 /**
  * The tokens that may be drawn. Temperature, top-k, top-p and min-p work one after the other, as in transformers; the
  * lower id wins a tie.
+ * @throws RangeError for a temperature or a top-k that is not above 0
  */
 export function candidatesOf(
   logits: Float32Array,
   { temperature = 1, topK = null, topP = 1, minP = 0 }: Partial<Sampling>,
 ): Candidate[] {
+  if (!(temperature > 0)) {
+    throw new RangeError(
+      `temperature: ${temperature}: expected a number above 0; decoding: 'greedy' takes the likeliest token`,
+    );
+  }
+  if (topK !== null && topK < 1) throw new RangeError(`topK: ${topK}: expected a number above 0, or null`);
   const top = logits[argmax(logits)] as number;
   const weights = Float64Array.from(logits, (logit) => Math.exp((logit - top) / temperature));
   let candidates =

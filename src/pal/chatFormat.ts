@@ -66,8 +66,8 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
     render(messagesOf(probe), true),
     render([...messagesOf(probe), { role: 'assistant', content: answerMark }], false),
   );
-  const [padding = ''] = /^\s*/.exec(answer.closing) ?? [];
-  const [endId] = encode(answer.closing.slice(padding.length));
+  const padding = /^\s*/.exec(answer.closing)?.[0] ?? '';
+  const [endId] = encode(answer.closing.slice(padding.length), { continues: true });
   if (endId === undefined || !isSpecial(endId)) {
     throw new ModelError(
       `the model's chat template closes an answer with ${JSON.stringify(answer.closing)}, which is no special token: ` +
@@ -85,7 +85,7 @@ export function chatFormat(prompt: PromptConfig, { tokenizer, chatTemplate }: Pr
             `${JSON.stringify(asked.question)}; it must be the same for all`,
         );
       }
-      return [...frontIds, ...encode(own.behind)];
+      return [...frontIds, ...encode(own.behind, { continues: true })];
     },
     answerIds: (text) =>
       encode(`${answer.opening}${escapeSpecial(text.trim())}${padding}`, { continues: true }),

@@ -96,10 +96,13 @@ export function cacheOutputs(
 
 /**
  * Generates an answer to each prompt. Returns token ids without the stop token.
- * @throws BatchError naming a sample that is longer, answer and audio included, than the LLM was made for
+ * @throws BatchError naming a sample that is longer, answer and audio included, than the LLM was made for; RangeError
+ *   for a number of tokens or a decoding that cannot be
  */
 export async function generate(options: GenerateOptions): Promise<number[][]> {
   const { engine, model, parameters, rows, maxNewTokens, decoding, onToken } = options;
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
+    throw new RangeError(`maxNewTokens: ${maxNewTokens}: expected a whole number above 0`);
   if (rows.length === 0) return [];
   const lengths = rows.map((row) => row.ids.length);
   // Batches whose longest prompts are about as long share their programs.
@@ -120,6 +123,8 @@ export async function generate(options: GenerateOptions): Promise<number[][]> {
       ),
       ...audioFeeds(model.streams, rows.length, rows),
     });
+    // Its packed weights make room for those of the next program. What it left on a device is still needed.
+    if (engine.inPlace) await prefill.dispose();
     const { logits: first, ...cache } = outputs;
     return await continueSequences({
       engine,

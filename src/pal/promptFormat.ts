@@ -22,10 +22,15 @@ function plainFormat({ system, template }: PromptConfig, { tokenizer, config }: 
       'the model has no eos_token_id, in config.json or elsewhere: nothing would end an answer',
     );
   }
-  const front = [...tokenizer.beginning, ...encodeSome(tokenizer, `${system ?? ''}${before}`)];
+  const inFront = encodeSome(tokenizer, `${system ?? ''}${before}`);
+  const front = [...tokenizer.beginning, ...inFront];
+  const continues = inFront.length > 0;
   return {
     front,
-    promptIds: (asked) => [...front, ...tokenizer.encode(fill(behind, asked, tokenizer.escapeSpecial))],
+    promptIds: (asked) => [
+      ...front,
+      ...tokenizer.encode(fill(behind, asked, tokenizer.escapeSpecial), { continues }),
+    ],
     // Its first word carries the space.
     answerIds: (answer) => tokenizer.encode(` ${tokenizer.escapeSpecial(answer)}`, { continues: true }),
     endId,

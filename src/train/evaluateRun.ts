@@ -36,7 +36,7 @@ export interface ModelToEvaluate {
 export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate): Promise<EvaluationRecord> {
   const { split, limit, batchSize, controls, open } = experiment.eval;
   const readable = of.examples.filter(({ audio }) => of.encoded.clips.has(audio));
-  const { fitting: usable, tooLong } = fitting(experiment, of.model, of.format, readable);
+  const { fitting: usable, tooLong } = fitting(experiment, of.model, of.format, readable, 'evaluation');
   const ids = new Set(of.examples.map((example) => example.id));
   const bars = new Map<string, ReturnType<Watch['progress']>>();
   const { record, lines } = await evaluate({

@@ -32,8 +32,10 @@ export interface ExportOptions {
  */
 export async function exportAudioLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
-  const trained = await withLora(await readTrained(from), options);
-  await saveModel(to, trained, { encoders: true, half: options.half });
+  const { folder, ...read } = await readTrained(from);
+  const trained = await withLora(read, options);
+  const encoderAt = (encoder: string) => encoderOf(folder, trained.experiment, encoder);
+  await saveModel(to, trained, { encoderAt, half: options.half });
 }
 
 /**
@@ -47,7 +49,7 @@ export async function exportLlm(from: string, to: string, options: ExportOptions
   const shapes = parameterShapes(llm.config);
   const own = new Map([...parameters].filter(([name]) => shapes.has(name)));
   await writeFolderAtomic(to, async (aside) => {
-    await saveLlm(aside, { ...llm, parameters: own }, { half: options.half });
+    await saveLlm(aside, { ...llm, config: model.llm, parameters: own }, { half: options.half });
     if (model.lora !== undefined) await writeAdapter(join(aside, 'adapter'), model.lora, parameters, to);
   });
 }

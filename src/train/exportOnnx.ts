@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { portableEncoder } from '../audio/portableEncoder.ts';
 import { mustBeEmpty, writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
 import { writeOnnxFiles } from '../engine/onnx/modelFile.ts';
+import type { Tokenizer } from '../llm/tokenizer.ts';
 import { saveTokenizer } from '../llm/weights.ts';
 import { portablePrograms } from '../pal/portable.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
@@ -23,9 +24,11 @@ export interface OnnxExportOptions extends Omit<ExportOptions, 'half' | 'lora'> 
 /** How `model.json` describes the folder; `run.py`, which is written beside it, reads no more than this. */
 interface PortableDescription {
   readonly version: 1;
-  /** Tokens in front of the audio, and the text behind it, in which {question} stands for the question. */
+  /** Tokens in front of the audio, and the text behind it, in which {question} and {options} are to be filled in. */
   readonly front: readonly number[];
   readonly behind: string;
+  /** What the text is encoded behind, and is no part of it: some tokenizers put a space in front of whatever they get. */
+  readonly lead: string;
   readonly promptTokens: number;
   readonly answerTokens: number;
   readonly stopIds: readonly number[];
@@ -58,14 +61,15 @@ export async function exportOnnx(
 ): Promise<void> {
   await mustBeEmpty(to);
   const { folder, ...read } = await readTrained(from);
-  const trained = await withLora(read, { ...options, lora: 'merge' });
-  const { experiment, model, llm, parameters } = trained;
-  const limit = textLimit(experiment, model);
+  const limit = textLimit(read.experiment, read.model);
   if (promptTokens + answerTokens > limit) {
     throw new RunError(
-      `a prompt of ${promptTokens} tokens and an answer of ${answerTokens} are more than the ${limit} that the model takes`,
+      `a prompt of ${promptTokens} tokens and an answer of ${answerTokens} are more than the ${limit} that the model takes: ` +
+        'lower --prompt-tokens or --answer-tokens',
     );
   }
+  const trained = await withLora(read, { ...options, lora: 'merge' });
+  const { experiment, model, llm, parameters } = trained;
   const shape = { batch: 1, promptRows: promptTokens, maxNewTokens: answerTokens };
   const { connectors, prompt, step } = portablePrograms(model, parameters, shape);
   const programs = new Map<string, Program>([
@@ -107,11 +111,13 @@ function describe(
   encoders: PortableDescription['encoders'],
 ): PortableDescription {
   const format = promptFormat(experiment.prompt, llm);
-  const whole = format.promptIds({ question: '{question}', options: [] });
+  const behindIds = format
+    .promptIds({ question: '{question}', options: ['{options}'] })
+    .slice(format.front.length);
   return {
     version: 1,
     front: format.front,
-    behind: llm.tokenizer.decode(whole.slice(format.front.length), { skipSpecial: false }),
+    ...textOf(behindIds, llm.tokenizer),
     promptTokens,
     answerTokens,
     stopIds: model.llm.eosTokenIds,
@@ -120,14 +126,31 @@ function describe(
   };
 }
 
+/** The text that gives the tokens when it is encoded behind `lead`. @throws RunError when there is none */
+function textOf(ids: readonly number[], { encode, decode }: Tokenizer): { behind: string; lead: string } {
+  for (const lead of ['', '\n']) {
+    const before = lead === '' ? [] : encode(lead);
+    const whole = [...before, ...ids];
+    const text = decode(whole, { skipSpecial: false });
+    if (text.startsWith(lead) && encode(text).join() === whole.join())
+      return { behind: text.slice(lead.length), lead };
+  }
+  throw new RunError(
+    `the prompt behind the audio, ${JSON.stringify(decode(ids, { skipSpecial: false }))}, gives other tokens when it ` +
+      'is read as text; does prompt.template spell a special token?',
+  );
+}
+
 /** All that it takes, in the words of ONNX Runtime and numpy. */
 const runScript = `"""Asks the model of this folder about a WAV file, with ONNX Runtime alone.
 
     pip install numpy onnxruntime soundfile tokenizers
     python run.py clip.wav "What do you hear?"
+    python run.py clip.wav "Which sound comes first?" "bell, drum"    # where the prompt names options
 """
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -156,6 +179,8 @@ def listen(encoder, samples, sample_rate):
     """Frames [1, F, E] of a clip, and 1 where one is the clip's, 0 where it is padding."""
     if sample_rate != encoder["sampleRate"]:
         sys.exit(f"the clip has {sample_rate} samples a second: resample it to {encoder['sampleRate']}")
+    if len(samples) == 0:
+        sys.exit("the clip holds no samples")
     if len(samples) > encoder["samples"]:
         sys.exit(f"the clip is longer than {encoder['samples'] / sample_rate:.2f} s")
     value = np.zeros((1, encoder["samples"]), np.float32)
@@ -167,7 +192,7 @@ def listen(encoder, samples, sample_rate):
     return value, valid
 
 
-def answer(path, question):
+def answer(path, question, options=""):
     samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     heard = {}
     for stream in model["streams"]:
@@ -176,8 +201,10 @@ def answer(path, question):
         for name, value in run(load(f"connector.{stream['name']}.onnx"), {"frames": frames, "valid": valid}).items():
             heard[f"{stream['name']}.{name}"] = value
 
-    behind = model["behind"].replace("{question}", question)
-    prompt = model["front"] + tokenizer.encode(behind, add_special_tokens=False).ids
+    filled = {"{question}": question, "{options}": options}
+    behind = re.sub(r"\\{question\\}|\\{options\\}", lambda found: filled[found[0]], model["behind"])
+    lead = tokenizer.encode(model["lead"], add_special_tokens=False).ids
+    prompt = model["front"] + tokenizer.encode(model["lead"] + behind, add_special_tokens=False).ids[len(lead) :]
     if len(prompt) > model["promptTokens"]:
         sys.exit(f"the prompt has {len(prompt)} tokens, the graphs take {model['promptTokens']}")
     ids = np.zeros((1, model["promptTokens"]), np.int32)
@@ -204,5 +231,7 @@ def answer(path, question):
 
 
 if __name__ == "__main__":
-    print(answer(*sys.argv[1:3]))
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    print(answer(*sys.argv[1:]))
 `;

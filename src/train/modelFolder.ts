@@ -36,21 +36,21 @@ const resultsFile = 'evaluation.json';
 const schema = z.strictObject({
   version: z.literal(1),
   /** Frames per clip of each stream; longer clips do not fit. */
-  frames: z.record(z.string(), z.int().min(1)),
+  frames: z.record(z.string(), z.int().min(1).max(1_000_000)),
   /** Where the adapters of the experiment's `llm.lora` are: it has none, beside the LLM, in its weights. */
   lora: z.enum(['none', 'kept', 'merged']).default('none'),
 });
 
 export interface SaveModelOptions extends SaveOptions {
-  /** Copy the encoders in, so that the folder needs no other. */
-  readonly encoders?: boolean;
+  /** Where each encoder is found, to copy them in, so that the folder needs no other; left where they are without. */
+  readonly encoderAt?: (encoder: string) => string;
 }
 
 /** Writes the folder, whole or not at all. */
 export async function saveModel(
   folder: string,
   trained: TrainedModel,
-  { encoders = false, half = false }: SaveModelOptions = {},
+  { encoderAt, half = false }: SaveModelOptions = {},
 ): Promise<void> {
   const { experiment, model, llm, parameters } = trained;
   const ofLlm = parameterShapes(llm.config);
@@ -61,14 +61,14 @@ export async function saveModel(
   const description = { version: 1, frames, lora };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
-    await saveLlm(aside, { ...llm, parameters: own }, { half });
-    if (model.lora !== undefined)
-      await writeAdapter(join(aside, 'adapter'), model.lora, parameters, experiment.llm.from);
+    // Its config: whoever generates with it must stop where training ended answers.
+    await saveLlm(aside, { ...llm, config: model.llm, parameters: own }, { half });
+    if (model.lora !== undefined) await writeAdapter(join(aside, 'adapter'), model.lora, parameters, folder);
     await writeSafetensors(
       join(aside, 'streams.safetensors'),
       those((name) => !ofLlm.has(name) && !isAdapter(name)),
     );
-    if (encoders) await copyEncoders(experiment, aside);
+    if (encoderAt !== undefined) await copyEncoders(experiment, aside, encoderAt);
     await writeFileAtomic(join(aside, experimentFile), formatExperiment(experiment));
     await saveResults(aside, trained);
     await writeFileAtomic(join(aside, modelMarker), `${JSON.stringify(description, null, 2)}\n`);
@@ -87,8 +87,8 @@ export async function saveResults(folder: string, trained: TrainedModel): Promis
 /** How a saved model did; undefined where nobody asked it. @throws RunError for a file that says something else */
 export async function readResults(folder: string): Promise<TrainedModel['results']> {
   const path = join(folder, resultsFile);
-  const text = await readFile(path, 'utf8').catch(() => undefined);
-  if (text === undefined) return undefined;
+  if (!existsSync(path)) return undefined;
+  const text = await readFile(path, 'utf8');
   const parsed = resultsSchema.safeParse(parseJson(text));
   if (!parsed.success) throw new RunError(`${path}: not the record of an evaluation`);
   return parsed.data;
@@ -105,10 +105,14 @@ export function encoderOf(folder: string, experiment: Experiment, encoder: strin
   return existsSync(join(own, 'encoder.yaml')) ? own : encoder;
 }
 
-async function copyEncoders(experiment: Experiment, folder: string): Promise<void> {
+async function copyEncoders(
+  experiment: Experiment,
+  folder: string,
+  encoderAt: (encoder: string) => string,
+): Promise<void> {
   for (const encoder of new Set(experiment.streams.map((stream) => stream.encoder))) {
     const target = encoderFolder(folder, experiment, encoder);
-    const { manifest, folder: source } = await readEncoderManifest(encoder);
+    const { manifest, folder: source } = await readEncoderManifest(encoderAt(encoder));
     await mkdir(target, { recursive: true });
     const files = ['encoder.yaml', ...(manifest.kind === 'features' ? [manifest.model] : [])];
     for (const file of files) await copyFile(join(source, file), join(target, file));
@@ -135,6 +139,12 @@ export async function loadModel(
   const { frames, lora } = parsed.data;
   const llm = await loadLlm(folder);
   const assembled = assemble(llm, new Map(Object.entries(frames)));
+  const [described, named] = [Object.keys(frames), assembled.streams.map(({ name }) => name)];
+  if (described.sort().join() !== named.sort().join()) {
+    throw new RunError(
+      `${path}: frames of the streams ${described.join(', ')}, the experiment has ${named.join(', ')}`,
+    );
+  }
   if ((lora === 'none') !== (assembled.lora === undefined)) {
     const what = lora === 'none' ? 'has no adapters' : `has adapters (${lora})`;
     throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);

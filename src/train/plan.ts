@@ -105,7 +105,7 @@ export async function planExperiment(
   const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment);
   const model = assemble(experiment, llm, heard.shapes, heard.frames);
   const format = promptFormat(experiment.prompt, llm);
-  const { fitting: usable, tooLong } = fitting(experiment, model, format, audible);
+  const { fitting: usable, tooLong } = fitting(experiment, model, format, audible, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
   const parameters = initialParameters(model, loaded, experiment.seed);
   const inPlace = engine.kind === 'onnx' && engine.provider === 'cpu';

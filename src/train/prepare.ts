@@ -62,7 +62,7 @@ export async function buildModel(
   const { parameters: loaded, ...llm } = await loadExperimentLlm(experiment, watch);
   const model = assemble(experiment, llm, encoders, longestClips(experiment, clips.values()));
   const format = promptFormat(experiment.prompt, llm);
-  const { fitting: usable, tooLong } = fitting(experiment, model, format, heard);
+  const { fitting: usable, tooLong } = fitting(experiment, model, format, heard, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
   const parameters = initialParameters(model, loaded, experiment.seed);
   return { usable, tooLong, format, llm, model, parameters };

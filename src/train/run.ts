@@ -92,7 +92,8 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
     );
     // What evaluation would stop at is told before anything is trained.
     const asked = options.evaluate ? evaluationExamples.filter(({ audio }) => clips.has(audio)) : [];
-    const leftOut = [...skipped, ...tooLong, ...fitting(experiment, model, format, asked).tooLong];
+    const { tooLong: notAsked } = fitting(experiment, model, format, asked, 'evaluation');
+    const leftOut = [...skipped, ...tooLong, ...notAsked];
     for (const { id, reason } of leftOut) watch.note(`left out "${id}": ${reason}`);
     if (leftOut.length > 0) watch.note(`${leftOut.length} questions are left out; skipped.json lists them`);
     await writeFileAtomic(join(dir, 'skipped.json'), `${JSON.stringify(leftOut, null, 2)}\n`);

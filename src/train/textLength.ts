@@ -20,14 +20,17 @@ export function textTokens(format: PromptFormat, example: Example): number {
 
 /** The most text tokens that a question may have: what the model's positions leave beside the audio, or less. */
 export function textLimit({ data }: Experiment, model: AudioLlm): number {
-  const { llm, streams, integration, slot } = model;
+  return Math.min(data.maxTextTokens ?? Number.POSITIVE_INFINITY, textPositions(model));
+}
+
+function textPositions({ llm, streams, integration, slot }: AudioLlm): number {
   const layers = layoutOf({ layerCount: llm.layers, streams, integration, textRows: 0, slot });
-  const audio = Math.max(0, ...layers.map(({ textOffset }) => textOffset));
-  return Math.min(data.maxTextTokens ?? Number.POSITIVE_INFINITY, llm.maxPositions - audio);
+  return llm.maxPositions - Math.max(0, ...layers.map(({ textOffset }) => textOffset));
 }
 
 /**
  * Parts the examples whose text fits from those that are left out.
+ * @param purpose in evaluation there must be room for what is generated in answer to open questions, too
  * @throws RunError naming the sample and its length, unless `data.onTooLong` is to skip
  */
 export function fitting(
@@ -35,8 +38,11 @@ export function fitting(
   model: AudioLlm,
   format: PromptFormat,
   examples: readonly Example[],
+  purpose: 'training' | 'evaluation',
 ): { fitting: Example[]; tooLong: SkippedSample[] } {
   const limit = textLimit(experiment, model);
+  const positions = textPositions(model);
+  const { maxNewTokens } = experiment.eval.open;
   const tooLong = new Map<string, string>();
   for (const example of examples) {
     const tokens = textTokens(format, example);
@@ -45,6 +51,15 @@ export function fitting(
         example.id,
         `${tokens} text tokens, and at most ${limit} are taken (${limitedBy(experiment, limit)})`,
       );
+    } else if (purpose === 'evaluation' && example.kind === 'open') {
+      const asked = format.promptIds(example).length;
+      if (asked + maxNewTokens > positions) {
+        tooLong.set(
+          example.id,
+          `${asked} text tokens and an answer of up to ${maxNewTokens} (eval.open.maxNewTokens), and at most ` +
+            `${positions} are taken (${fromPositions})`,
+        );
+      }
     }
   }
   const [first] = tooLong;
@@ -61,7 +76,7 @@ export function fitting(
 }
 
 function limitedBy({ data }: Experiment, limit: number): string {
-  return limit === data.maxTextTokens
-    ? 'data.maxTextTokens'
-    : "the model's positions, less those of the audio";
+  return limit === data.maxTextTokens ? 'data.maxTextTokens' : fromPositions;
 }
+
+const fromPositions = "the model's positions, less those of the audio";

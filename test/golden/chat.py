@@ -8,9 +8,10 @@ The templates are this project's own, in the manners of ChatML, of Llama 3 and o
 
 import datetime
 import json
+import string
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
@@ -115,6 +116,36 @@ def byte_level(special, begins_with=None):
     return tokenizer
 
 
+def pieces():
+    """As transformers has SentencePiece's BPE of Llama 2: a space is put in front of every text."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    alphabet = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
+    trainer = trainers.BpeTrainer(vocab_size=220, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator([text.replace("\n", " ") for text in documents], trainer)
+    model = json.loads(trained.to_str())["model"]
+    special = ["<unk>", "<s>", "</s>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(model["vocab"], key=model["vocab"].get)]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: id for id, token in enumerate(tokens)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer
+
+
 conversations = [
     [("user", "Which sound is it?")],
     [("system", "You are brief."), ("user", "Which sound comes first? Options: bell, drum.")],
@@ -181,6 +212,7 @@ golden = {
         case("thinking", thinking, byte_level(im), {"enable_thinking": False}, eos_token="<|im_end|>"),
         case("headers", headers, byte_level(llama, llama[0]), {}, bos_token=llama[0], eos_token="<|eot_id|>"),
         case("brackets", brackets, byte_level(["<s>", "</s>"], "<s>"), {}, bos_token="<s>", eos_token="</s>"),
+        case("pieces", brackets, pieces(), {}, bos_token="<s>", eos_token="</s>", unk_token="<unk>"),
     ],
 }
 (here / "chat.json").write_text(json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n")

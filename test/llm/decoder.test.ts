@@ -5,7 +5,6 @@ import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { feedForwardOf } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
-import { plainLlama } from '../../src/llm/families.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import { generate } from '../../src/pal/generate.ts';
 import { reshape } from '../../src/tensor/operations.ts';
@@ -16,7 +15,7 @@ import { int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
 import { gradientProgram } from '../../src/train/step.ts';
-import { fill } from './formula.ts';
+import { fill, smallLlama } from './formula.ts';
 
 interface Golden {
   readonly ids: number[][];
@@ -44,20 +43,10 @@ afterAll(() => engine.dispose());
 describe('the decoder against transformers on PyTorch', () => {
   for (const [name, expected] of Object.entries(golden.cases)) {
     const llm: DecoderConfig = {
-      ...plainLlama,
-      hiddenSize: 32,
-      intermediateSize: 48,
-      layers: 3,
-      heads: 4,
-      keyValueHeads: 2,
-      headWidth: 8,
-      vocabularySize: 61,
+      ...smallLlama,
       ropeTheta: expected.ropeTheta,
       tieWordEmbeddings: expected.tied,
-      maxPositions: 128,
-      bosTokenId: 0,
       eosTokenIds: [],
-      padTokenId: null,
     };
     const parameters = new Map([...parameterShapes(llm)].map(([key, shape]) => [key, fill(key, shape)]));
     const feedForward = feedForwardOf({ kind: 'dense' });

@@ -174,3 +174,28 @@ function tablesHeld(program: Program): number[] {
     return all.filter((value) => made.has(value) && later.has(value)).length;
   });
 }
+
+it('a large vocabulary is added up without rounding in one direction', async () => {
+  const [count, words, width] = [64, 49_152, 8];
+  const large = {
+    hidden: normal([count, width]),
+    head: normal([words, width]),
+    norm: float32([width], Array(width).fill(1)),
+    ids: int32(
+      [count],
+      Array.from({ length: count }, () => draw.integer(words)),
+    ),
+  };
+  const shapes = Object.fromEntries(
+    Object.entries(large).map(([name, { dtype, shape }]) => [name, { dtype, shape }]),
+  );
+  const program = trace(shapes, (inputs) => {
+    const weights = parameters(inputs as Inputs);
+    return { scores: tokenLogProbabilities(llm, weights, inputs.hidden as Value, inputs.ids as Value) };
+  });
+  const executable = await engine.compile(program);
+  const found = plain(await executable.run(large), 'scores').data as Float32Array;
+  const exact = interpret(program, large).scores?.data as Float64Array;
+  const mean = exact.reduce((total, score, at) => total + (found[at] as number) - score, 0) / count;
+  expect(Math.abs(mean)).toBeLessThan(2e-6);
+});

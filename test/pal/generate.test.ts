@@ -4,15 +4,17 @@ import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import type { DecoderConfig } from '../../src/llm/config.ts';
 import { logits } from '../../src/llm/decoder.ts';
+import { cacheTypes, stepProgram } from '../../src/llm/generate.ts';
 import { chooseTokens } from '../../src/llm/sampling.ts';
 import { type AudioLlm, audioInputs, forward } from '../../src/pal/audioLlm.ts';
 import { audioFeeds, type ClipFeatures } from '../../src/pal/batch.ts';
-import { generate } from '../../src/pal/generate.ts';
+import { cacheLayoutOf, generate } from '../../src/pal/generate.ts';
 import type { IntegrationConfig, Stream } from '../../src/pal/streams.ts';
 import { reshape, slice } from '../../src/tensor/operations.ts';
 import { frozen } from '../../src/tensor/parameters.ts';
+import { simplify } from '../../src/tensor/passes.ts';
 import type { Value } from '../../src/tensor/program.ts';
-import { float32, int32 } from '../../src/tensor/tensor.ts';
+import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { allParameters, attentionOnly, audioLlm, llm, stream } from './fixture.ts';
 
@@ -140,4 +142,59 @@ describe('cached decoding equals the full forward pass', () => {
     });
     expect(stopped).toEqual(free.slice(0, free.indexOf(end)));
   });
+
+  it('hears a clip once: a step has no audio in it, and writes one slot of the cache where it lies', async () => {
+    const streams = [stream('one'), stream('two', { integration: { mode: 'prefix', startLayer: 1 } })];
+    const model = audioLlm(streams);
+    const parameters = allParameters(model);
+    const layout = cacheLayoutOf(model, 1, 8, 4);
+    const step = stepProgram(model.llm, parameters, model.feedForward, layout);
+    const connectors = new Set(
+      [...parameters].filter(([name]) => name.startsWith('connector.')).map(([, own]) => own),
+    );
+    const constants = simplify(step).nodes.flatMap((node) =>
+      node.primitive === 'constant' ? [node.attributes.tensor] : [],
+    );
+    expect(constants.filter((tensor) => (connectors as Set<Tensor>).has(tensor))).toEqual([]);
+    expect([...step.inputs.keys()].filter((name) => name.startsWith('audio'))).toEqual([]);
+
+    const cache = Object.fromEntries(
+      Object.entries(cacheTypes(model.llm, layout)).map(([name, { shape }]) => [
+        name,
+        float32(
+          shape,
+          Array.from({ length: sizeOf(shape) }, (_, at) => Math.sin(at)),
+        ),
+      ]),
+    );
+    const before = Object.fromEntries(Object.entries(cache).map(([name, { data }]) => [name, data.slice()]));
+    const written = [...step.outputs.keys()].filter((name) => name.startsWith('next.'));
+    const into = Object.fromEntries(written.map((name) => [name, cache[name.slice(5)] as Tensor]));
+    const executable = await engine.compile(step);
+    const feeds = { ...cache, token: int32([1], [7]), slot: int32([1], [5]) };
+    const outputs = await executable.run(feeds, into);
+    await executable.dispose();
+    for (const name of written) {
+      const own = cache[name.slice(5)] as Tensor;
+      expect(plain(outputs, name).data).toBe(own.data);
+      const [, , rows = 0, width = 0] = own.shape;
+      const changed = [...own.data.keys()].filter((at) => own.data[at] !== before[name.slice(5)]?.[at]);
+      const slots = new Set(changed.map((at) => Math.floor(at / width) % rows));
+      expect([...slots]).toEqual([rows - layout.textSlots + 5]);
+    }
+  });
+});
+
+it('refuses numbers that would give nonsense', async () => {
+  const model = audioLlm([]);
+  const rows = [{ id: 'a', ids: [0, 5, 7], clip: undefined }];
+  const options = { engine, model, parameters: allParameters(model), rows };
+  const greedy = { decoding: 'greedy' } as const;
+  for (const maxNewTokens of [0, 1.5, Number.NaN])
+    await expect(generate({ ...options, maxNewTokens, decoding: greedy })).rejects.toThrow('maxNewTokens: ');
+  const draw = { decoding: 'sample', random: random(1, 'draw') } as const;
+  const drawn = (own: { temperature?: number; topK?: number }) =>
+    generate({ ...options, maxNewTokens: 2, decoding: { ...draw, ...own } });
+  await expect(drawn({ temperature: 0 })).rejects.toThrow("decoding: 'greedy' takes the likeliest token");
+  await expect(drawn({ topK: 0 })).rejects.toThrow('topK: 0');
 });

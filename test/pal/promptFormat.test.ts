@@ -82,6 +82,21 @@ describe('without chat', async () => {
     expect(promptFormat({ ...plain, system: 'Hi' }, qwen).front).toEqual(qwen.tokenizer.encode('Hi'));
   });
 
+  test('a tokenizer that puts a space in front of texts itself puts one in front of an answer, not two', () => {
+    const pieces = goldenLlm('pieces');
+    const { encode, decode } = pieces.tokenizer;
+    const format = promptFormat(plain, pieces);
+    const asked = { question: 'Which sound is it?' };
+    const whole = [...format.promptIds(asked), ...format.answerIds('a bell')];
+    expect(whole).toEqual([1, ...encode('Question: Which sound is it? Answer: a bell')]);
+    expect(decode(whole)).toBe('Question: Which sound is it? Answer: a bell');
+    const inFront = promptFormat({ ...plain, system: 'Hear this:' }, pieces);
+    expect(inFront.promptIds(asked)).toEqual([
+      1,
+      ...encode('Hear this:Question: Which sound is it? Answer:'),
+    ]);
+  });
+
   test('the end of an answer is the one of config.json, else that of the tokenizer; with neither it is an error', () => {
     const qwen = goldenLlm('ChatML', { config: { ...llm, eosTokenIds: [] } });
     expect(promptFormat(plain, qwen).endId).toBe(qwen.tokenizer.tokenId('<|im_end|>'));
@@ -105,9 +120,8 @@ describe.each(golden.cases)('with the chat template of "$name"', (reference) => 
     const { messages, ids, text } = of('su', true);
     const question = messages.at(-1)?.content as string;
     expect(format.promptIds({ question })).toEqual(ids);
-    expect(tokenizer.decode(format.front, { skipSpecial: false })).toBe(
-      text.slice(0, text.indexOf(question)),
-    );
+    const inFront = tokenizer.encode(text.slice(0, text.indexOf(question)));
+    expect(format.front).toEqual(inFront);
   });
 
   test('an answer with its end of turn is what transformers puts behind the prompt, and nothing else is', () => {

@@ -7,6 +7,7 @@ import { loadExperiment } from '../../src/config/load.ts';
 import { loadLlm } from '../../src/llm/weights.ts';
 import { askClip } from '../../src/train/ask.ts';
 import { runEvaluation } from '../../src/train/evaluateRun.ts';
+import { exportLlm } from '../../src/train/export.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { assemble } from '../../src/train/setup.ts';
 import { makeWorld, silentWatch, type World } from './fixture.ts';
@@ -38,6 +39,12 @@ describe('a chat', () => {
     });
     const folder = join(experiment.run.dir, 'model');
     expect((await loadLlm(folder)).chatTemplate).toBe(template);
+    const exported = join(world.folder, 'exported');
+    await exportLlm(experiment.run.dir, exported, { lora: 'merge', half: false });
+    for (const file of ['config.json', 'generation_config.json']) {
+      const { eos_token_id } = JSON.parse(await readFile(join(exported, file), 'utf8'));
+      expect(eos_token_id, file).toEqual([2, 1]);
+    }
     const again = await runEvaluation(experiment, { watch: silentWatch });
     expect(again).toEqual(record);
     const answers = (await readFile(join(experiment.run.dir, 'eval', 'sound-world.jsonl'), 'utf8'))

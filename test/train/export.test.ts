@@ -142,6 +142,26 @@ describe('one folder', () => {
     }
   });
 
+  it('goes on with its own encoders', async () => {
+    await exportAudioLlm(run, out('first'), lora('keep'));
+    const path = join('encoders', 'timbre', 'encoder.yaml');
+    const own = (await readFile(join(out('first'), path), 'utf8')).replace(
+      /description: .*/,
+      'description: Mine',
+    );
+    await writeFile(join(out('first'), path), own);
+    await exportAudioLlm(out('first'), out('second'), lora('keep'));
+    expect(await readFile(join(out('second'), path), 'utf8')).toBe(own);
+  });
+
+  it('names the LLM beside them as the base of its adapters: it may have been trained too', async () => {
+    await exportAudioLlm(run, out('base'), lora('keep'));
+    for (const folder of [join(run, 'model'), out('base')]) {
+      const config = JSON.parse(await readFile(join(folder, 'adapter', 'adapter_config.json'), 'utf8'));
+      expect(config.base_model_name_or_path).toBe(folder);
+    }
+  });
+
   it('has a card that says what it is, how it was made and how it did', async () => {
     await exportAudioLlm(join(run, 'model'), out('card'), lora('keep'));
     for (const folder of [join(run, 'model'), out('card')]) {
@@ -165,6 +185,11 @@ describe('one folder', () => {
     await exportAudioLlm(run, damaged, lora('keep'));
     await rm(join(damaged, 'adapter', 'adapter_config.json'));
     await expect(loadAudioLlm(damaged)).rejects.toThrow('adapter_config.json: no such file');
+    const other = { version: 1, frames: { bells: 30 }, lora: 'kept' };
+    await writeFile(join(damaged, 'audio-llm.json'), JSON.stringify(other));
+    await expect(loadAudioLlm(damaged)).rejects.toThrow(
+      'audio-llm.json: frames of the streams bells, the experiment has timbre',
+    );
     const none = { version: 1, frames: { timbre: 30 } };
     await writeFile(join(damaged, 'audio-llm.json'), JSON.stringify(none));
     await expect(loadAudioLlm(damaged)).rejects.toThrow(

@@ -56,8 +56,10 @@ describe('the training program of', async () => {
   ]);
   const configs = readdirSync('configs').filter((name) => name.endsWith('.yaml'));
   for (const name of configs) {
+    const { experiment } = await loadExperiment(join('configs', name), []);
+    // The language models of others are on the hub.
+    if (experiment.llm.from !== 'models/sound-world') continue;
     it(name, async () => {
-      const { experiment } = await loadExperiment(join('configs', name), []);
       const frames = new Map(experiment.streams.map((stream) => [stream.name, 30]));
       const model = assemble(experiment, llm, widths, frames);
       const parameters = initialParameters(model, llm.parameters, experiment.seed);

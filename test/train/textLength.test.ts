@@ -111,4 +111,19 @@ describe('the positions of the model', () => {
     );
     await writeManifest(path, examples);
   });
+
+  it('must hold what evaluation may generate, which is told before anything is trained', async () => {
+    const path = join(world.dataset, 'test.jsonl');
+    const examples = await readManifest(path);
+    const open = { ...longest, id: 'open', kind: 'open' as const, options: undefined };
+    await writeManifest(path, [...examples, open]);
+    const asked = async (name: string, maxNewTokens: number) =>
+      train(name, [`eval.open.maxNewTokens=${maxNewTokens}`], true);
+    const attempt = asked('no room', 200);
+    await expect(attempt).rejects.toThrow(
+      /sample "open" has \d+ text tokens and an answer of up to 200 \(eval.open.maxNewTokens\), and at most 226 are taken/,
+    );
+    expect(existsSync(join(world.folder, 'no room', 'metrics.jsonl'))).toBe(false);
+    await writeManifest(path, examples);
+  });
 });

@@ -22,7 +22,7 @@ export const ask = defineCommand({
     ...engineOption,
     set: {
       type: 'string',
-      description: 'Change a field of the experiment: eval.open.temperature=0.7; may be given several times',
+      description: 'Change a field of the experiment: eval.open.maxNewTokens=64; may be given several times',
       valueHint: 'path.to.field=value',
     },
     json: { type: 'boolean', description: 'Print the answer as JSON on standard output' },

@@ -12,7 +12,7 @@ const alignment = 4096;
 const externalFrom = 4 * alignment;
 
 /**
- * Writes each program as `<name>.onnx`; their large constants lie in `<weights>`, each once.
+ * Writes each program as `<name>.onnx`; their large constants, if there are any, lie in `<weights>`, each once.
  * @param folder where they go; the caller sees to it that it appears whole
  * @throws EngineError as `lowerProgram`
  */
@@ -40,5 +40,5 @@ export async function writeOnnxFiles(
     const { model } = lowerProgram(program, 'cpu', { externalFrom, place });
     await writeFlushed(join(folder, `${name}.onnx`), model);
   }
-  await writeFlushed(join(folder, weights), pieces);
+  if (end > 0) await writeFlushed(join(folder, weights), pieces);
 }
