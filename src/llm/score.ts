@@ -104,18 +104,6 @@ function exponentials(hiddenND: Value, headVD: Value) {
   };
 }
 
-/** Rows of small numbers that float32 adds up one after the other without losing the last ones to the sum so far. */
-const addedAtOnce = 4096;
-
-/** [V, N] -> [1, N]; a large vocabulary in groups first: one long sum of it is 1e-4 too small. */
-function sumOverVocabulary(x: Value): Value {
-  const [vocabulary, rows] = x.shape as [number, number];
-  let groups = vocabulary <= addedAtOnce ? 1 : Math.floor(Math.sqrt(vocabulary));
-  while (vocabulary % groups !== 0) groups--;
-  const parts = groups === 1 ? x : sum(reshape(x, [groups, vocabulary / groups, rows]), [1]);
-  return sum(parts, [0], { keepDimensions: true });
-}
-
 /**
  * The sum [1, N] over a vocabulary [V, N], in two stages: added up one after the other, tens of thousands of float32
  * terms round off in one direction, and every loss comes out too small by as much.
