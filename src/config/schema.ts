@@ -441,7 +441,10 @@ const evalSchema = z
       .superRefine(distinct('control', (control) => control))
       .default([...controls])
       .describe('The same questions with silence, with the audio of other questions, with none'),
-    limit: positive.nullable().default(null).describe('Questions that are asked at most; null: all'),
+    limit: positive
+      .nullable()
+      .default(null)
+      .describe('Questions that are asked at most, drawn at random, for every run the same; null: all'),
     open: z
       .strictObject({
         maxNewTokens: positive.max(100_000).default(24).describe('Tokens of an answer at most'),

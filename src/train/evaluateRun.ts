@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Encoder } from '../audio/encoderManifest.ts';
 import { readWaveform } from '../audio/waveform.ts';
+import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import { ensureDataset, readSplit } from '../data/dataset.ts';
@@ -32,6 +33,18 @@ export interface ModelToEvaluate {
   readonly watch: Watch;
 }
 
+/**
+ * As many of the questions, drawn at random and in their order: those at the beginning of a dataset are often of one
+ * kind. The draw does not depend on the run, so that all runs are asked the same.
+ */
+export function someOf<T>(questions: readonly T[], limit: number): T[] {
+  const order = random('questions that are asked').shuffle([...questions.keys()]);
+  return order
+    .slice(0, limit)
+    .sort((a, b) => a - b)
+    .map((at) => questions[at] as T);
+}
+
 /** Evaluates and writes eval/<dataset>.json and eval/<dataset>.jsonl into the run's folder. */
 export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate): Promise<EvaluationRecord> {
   const { split, limit, batchSize, controls, open } = experiment.eval;
@@ -48,7 +61,7 @@ export async function evaluateModel(experiment: Experiment, of: ModelToEvaluate)
     format: of.format,
     task: experiment.data.dataset,
     split,
-    examples: limit === null ? usable : usable.slice(0, limit),
+    examples: limit === null ? usable : someOf(usable, limit),
     trainingExamples: of.trainingExamples,
     clips: of.encoded.clips,
     silence: silenceFor(experiment, of.encoders),
