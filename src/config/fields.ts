@@ -19,18 +19,19 @@ function bare(schema: AnySchema): AnySchema {
   }
 }
 
-/** The objects that may stand in a place: one, or one for each kind of a discriminated union. */
+/** The objects that may stand in a place: one, or one for each kind of a union. */
 function alternatives(schema: AnySchema): z.ZodObject[] {
   const inner = bare(schema);
   if (inner instanceof z.ZodObject) return [inner];
-  return inner instanceof z.ZodDiscriminatedUnion ? inner.options.flatMap(alternatives) : [];
+  return inner instanceof z.ZodUnion ? (inner.options as readonly AnySchema[]).flatMap(alternatives) : [];
 }
 
 /** The schemas that a step of a path leads to; undefined where the path leaves what the schema describes. */
 function step(schema: AnySchema, name: PropertyKey): AnySchema[] {
   const inner = bare(schema);
-  if (inner instanceof z.ZodArray) return [inner.element];
+  if (inner instanceof z.ZodArray) return /^\d+$/.test(String(name)) ? [inner.element] : [];
   if (inner instanceof z.ZodRecord) return [inner.valueType];
+  if (inner instanceof z.ZodUnion) return (inner.options as readonly AnySchema[]).flatMap((one) => step(one, name));
   return alternatives(inner).flatMap((object) => {
     const field: AnySchema | undefined = Object.hasOwn(object.shape, name)
       ? object.shape[String(name)]
@@ -47,9 +48,14 @@ export function schemasAt(schema: AnySchema, path: readonly PropertyKey[]): AnyS
 /** What may stand in a place. */
 export type Shape = 'map' | 'list' | 'value';
 
-export function shapeOf(schema: AnySchema): Shape {
+/** @param found what stands there: where a map may stand, or a list, it decides */
+export function shapeOf(schema: AnySchema, found?: unknown): Shape {
   const inner = bare(schema);
   if (inner instanceof z.ZodArray) return 'list';
+  if (found === 'list' && inner instanceof z.ZodUnion) {
+    const options = inner.options as readonly AnySchema[];
+    if (options.some((one) => shapeOf(one) === 'list')) return 'list';
+  }
   return inner instanceof z.ZodRecord || alternatives(inner).length > 0 ? 'map' : 'value';
 }
 
@@ -167,7 +173,8 @@ export function takes(schema: AnySchema): string {
   if (inner instanceof z.ZodBoolean) return `true | false${orNull}`;
   if (inner instanceof z.ZodNumber) return `${inner.isInt ? 'whole number' : 'number'}${orNull}`;
   if (inner instanceof z.ZodString) return `text${orNull}`;
-  return shapeOf(inner) === 'map' ? 'map' : 'value';
+  if (shapeOf(inner) !== 'map') return 'value';
+  return shapeOf(inner, 'list') === 'list' ? 'map | list of maps' : 'map';
 }
 
 function hasNull(schema: AnySchema): boolean {

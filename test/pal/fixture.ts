@@ -1,6 +1,6 @@
 /** A small random audio-LLM for the tests. */
 import { random } from '../../src/config/random.ts';
-import { feedForwardOf } from '../../src/ffn/feedForward.ts';
+import { denseFeedForward } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { plainLlama } from '../../src/llm/families.ts';
 import { initialize } from '../../src/llm/initialize.ts';
@@ -48,7 +48,7 @@ export function stream(name: string, over: Partial<Stream> = {}): Stream {
 export function audioLlm(streams: readonly Stream[], integration: Partial<IntegrationConfig> = {}): AudioLlm {
   return {
     llm,
-    feedForward: feedForwardOf({ kind: 'dense' }),
+    feedForward: denseFeedForward,
     streams,
     integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true, ...integration },
     slot: 2,

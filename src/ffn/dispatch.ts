@@ -1,0 +1,263 @@
+/**
+ * Which token meets which block, in static shapes. Choices are sorted by block and laid into groups of equally many
+ * slots, each of which belongs to one block: then all blocks are one batched matrix product. Rows find their way
+ * back by the inverse of the sorting, forwards and backwards; nothing is scattered.
+ *
+ * Shape suffixes: T tokens, C choices of a token, N = T * C choices, B blocks, G groups, M slots of a group,
+ * S = G * M slots, D hidden.
+ */
+import {
+  add,
+  cast,
+  constant,
+  divide,
+  equal,
+  filled,
+  gather,
+  less,
+  matmul,
+  multiply,
+  pad,
+  reshape,
+  scatterAdd,
+  scatterElements,
+  slice,
+  subtract,
+  sum,
+  topK,
+  where,
+  negate,
+} from '../tensor/operations.ts';
+import { ProgramError, type Value } from '../tensor/program.ts';
+import { float32, int32, type Shape, sizeOf } from '../tensor/tensor.ts';
+import { withGradient, withPrecision } from '../tensor/trace.ts';
+
+export interface Choices {
+  /** The blocks of each token, [T, C], integers. */
+  readonly blocksTC: Value;
+  /** 1 for a real token, 0 for padding, which goes nowhere, [T]; all are real when left out. */
+  readonly validT?: Value | undefined;
+}
+
+export interface Dispatch {
+  readonly groups: number;
+  /** Slots of a group. */
+  readonly slots: number;
+  /** The block of each group, [G]; where left out, group and block are one. */
+  readonly blockOfGroup?: Value;
+  /** The choice in each slot, [S]; 0 in an empty one, which nobody reads. */
+  readonly choiceS: Value;
+  /** 1 where a slot is taken, [S]. */
+  readonly takenS: Value;
+  /** The slot of each choice, [T, C]; 0 where it has none. */
+  readonly slotTC: Value;
+  /** 1 where a choice has a slot, [T, C]; all have when left out. */
+  readonly keptTC?: Value;
+}
+
+/**
+ * How choices are laid out: `capacity` slots for each block, or, where that is null, as many groups as any
+ * distribution of the choices can need.
+ */
+export function planDispatch(
+  choices: Choices,
+  /** Choices of each block, [B], float32. */
+  loadB: Value,
+  capacity: number | null,
+): Dispatch {
+  return withPrecision('float32', () => {
+    const [tokens, each] = choices.blocksTC.shape as [number, number];
+    const blocks = loadB.shape[0] as number;
+    const count = tokens * each;
+    const slots = capacity ?? slotsPerGroup(count, blocks);
+    const groups = capacity === null ? mostGroups(count, blocks, slots) : blocks;
+    if (groups * slots + count > 2 ** 24)
+      throw new ProgramError(`${count} choices among ${blocks} blocks are more than float32 can count`);
+    const total = groups * slots;
+
+    // Padding sorts behind all blocks.
+    const chosenN = cast(reshape(choices.blocksTC, [count]), 'float32');
+    const validN = validChoices(choices);
+    const keyN = validN === undefined ? chosenN : where(validN, chosenN, blocks);
+    const orderN = topK(negate(keyN), count).indices;
+    const sortedN = cast(gather(keyN, orderN, 0), 'int32');
+
+    const groupsB =
+      capacity === null
+        ? cast(cast(multiply(add(loadB, slots - 1), 1 / slots), 'int32'), 'float32')
+        : filled('float32', [blocks], 1);
+    const firstGroupB = sumBefore(groupsB);
+    const table = (valuesB: Value) => gather(cast(pad(valuesB, 0, 0, 1), 'int32'), sortedN, 0);
+    const placeN = constant(int32([count], [...Array(count).keys()]));
+    const rankN = subtract(placeN, table(sumBefore(loadB)));
+    const targetN = add(table(multiply(firstGroupB, slots)), rankN);
+    const limits = [
+      ...(capacity === null ? [] : [less(rankN, capacity)]),
+      ...(validN === undefined ? [] : [less(sortedN, blocks)]),
+    ];
+    // What is dropped gets a place of its own behind the slots: no two choices may share one.
+    const slotN = limits.reduce((slot, fits) => where(fits, slot, add(placeN, total)), targetN);
+    const choiceAll = scatterElements(filled('int32', [total + count], count), slotN, cast(orderN, 'int32'), 0);
+    const foundS = slice(choiceAll, 0, 0, total);
+    const isTakenS = less(foundS, count);
+    const slotOfN = scatterElements(filled('int32', [count], 0), orderN, slotN, 0);
+    const isKeptN = limits.length === 0 ? undefined : less(slotOfN, total);
+    const shape = [tokens, each];
+    return {
+      groups,
+      slots,
+      ...(capacity === null && { blockOfGroup: blockOfGroup(add(firstGroupB, groupsB), groups) }),
+      choiceS: where(isTakenS, foundS, 0),
+      takenS: cast(isTakenS, 'float32'),
+      slotTC: reshape(isKeptN === undefined ? slotOfN : where(isKeptN, slotOfN, 0), shape),
+      ...(isKeptN && { keptTC: reshape(cast(isKeptN, 'float32'), shape) }),
+    };
+  });
+}
+
+/** How often each block was chosen by real tokens, [B], float32. */
+export function loadOf(choices: Choices, blocks: number): Value {
+  const [tokens, each] = choices.blocksTC.shape as [number, number];
+  const count = tokens * each;
+  const { validT } = choices;
+  const ones = filled('float32', [tokens, each], 1);
+  const weights = validT === undefined ? ones : multiply(ones, reshape(validT, [tokens, 1]));
+  const indices = reshape(choices.blocksTC, [count]);
+  return scatterAdd(filled('float32', [blocks], 0), indices, reshape(weights, [count]), 0);
+}
+
+function validChoices({ blocksTC, validT }: Choices): Value | undefined {
+  if (validT === undefined) return undefined;
+  const [tokens, each] = blocksTC.shape as [number, number];
+  const repeated = multiply(filled('float32', [tokens, each], 1), reshape(validT, [tokens, 1]));
+  return less(0.5, reshape(repeated, [tokens * each]));
+}
+
+/** What moving a block's weights into a group costs, in rows that could be multiplied by them meanwhile; measured. */
+const rowsPerMove = 40;
+
+/** Slots of a group: few leave little empty, many move the weights less often. */
+export function slotsPerGroup(choices: number, blocks: number): number {
+  const cost = (slots: number) => mostGroups(choices, blocks, slots) * (slots + rowsPerMove);
+  let best = 1;
+  for (let slots = 2; slots < 2 * choices; slots *= 2) if (cost(slots) < cost(best)) best = slots;
+  return best;
+}
+
+/** Groups that any distribution of choices among blocks fits into: the sum of ceil(load / slots) at its largest. */
+export function mostGroups(choices: number, blocks: number, slots: number): number {
+  return Math.floor((choices + Math.min(blocks, choices) * (slots - 1)) / slots);
+}
+
+/** For each group the block whose groups are not over yet. Groups behind the last one go to the last block. */
+function blockOfGroup(endB: Value, groups: number): Value {
+  const blocks = endB.shape[0] as number;
+  const groupG1 = constant(float32([groups, 1], [...Array(groups).keys()].map((group) => group + 0.5)));
+  const overG = sum(cast(less(reshape(endB, [1, blocks]), groupG1), 'float32'), [1]);
+  return cast(where(less(overG, blocks), overG, blocks - 1), 'int32');
+}
+
+/** For each element of a list the sum of those before it, in two steps of about the square root of its length. */
+export function sumBefore(values: Value): Value {
+  const length = values.shape[0] as number;
+  const width = Math.ceil(Math.sqrt(length));
+  const rows = Math.ceil(length / width);
+  const table = reshape(pad(values, 0, 0, rows * width - length), [rows, width]);
+  const inRow = matmul(table, constant(triangle(width)));
+  const above = matmul(constant(triangle(rows)), sum(table, [1], { keepDimensions: true }), { transposeA: true });
+  return slice(reshape(add(inRow, above), [rows * width]), 0, 0, length);
+}
+
+/** 1 above the diagonal: x times it sums what stands before. */
+function triangle(size: number) {
+  return float32(
+    [size, size],
+    Float32Array.from({ length: size * size }, (_, at) => (Math.floor(at / size) < at % size ? 1 : 0)),
+  );
+}
+
+/** The rows of x [T, D] that the slots take, [S, D]; the gradients of a token's slots are gathered and added up. */
+export function toSlots(x: Value, dispatch: Dispatch): Value {
+  const [, each] = dispatch.slotTC.shape as [number, number];
+  const rows = gather(x, tokenOf(dispatch.choiceS, each), 0);
+  return withGradient(rows, {
+    inputs: [x],
+    backward: (dy) => [sumOverChoices(dy, dispatch, dispatch.keptTC)],
+  });
+}
+
+/**
+ * What the blocks made of the tokens, [S, D], added up by token, [T, D].
+ * @param weightsTC what each choice is multiplied by; 1 when left out
+ */
+export function fromSlots(ySD: Value, dispatch: Dispatch, weightsTC?: Value): Value {
+  const { slotTC, keptTC, choiceS, takenS } = dispatch;
+  const [tokens, each] = slotTC.shape as [number, number];
+  const kept =
+    weightsTC === undefined || keptTC === undefined ? (weightsTC ?? keptTC) : multiply(weightsTC, keptTC);
+  const result = sumOverChoices(ySD, dispatch, kept);
+  const slots = choiceS.shape[0] as number;
+  return withGradient(result, {
+    inputs: weightsTC === undefined ? [ySD] : [ySD, weightsTC],
+    backward: (dy, asked) => {
+      const toSlot = () => {
+        const weightS =
+          weightsTC === undefined
+            ? takenS
+            : multiply(takenS, gather(reshape(weightsTC, [tokens * each]), choiceS, 0));
+        return multiply(gather(dy, tokenOf(choiceS, each), 0), reshape(weightS, [slots, 1]));
+      };
+      const toWeight = () => {
+        const width = dy.shape[1] as number;
+        const products = multiply(gather(ySD, slotTC, 0), reshape(dy, [tokens, 1, width]));
+        const dotTC = sum(products, [2]);
+        return keptTC === undefined ? dotTC : multiply(dotTC, keptTC);
+      };
+      return [asked(0) ? toSlot() : undefined, asked(1) ? toWeight() : undefined];
+    },
+  });
+}
+
+/** sum over C of weights[t, c] * rows[slot[t, c]], [T, D] */
+function sumOverChoices(rowsSD: Value, { slotTC }: Dispatch, weightsTC: Value | undefined): Value {
+  const [tokens, each] = slotTC.shape as [number, number];
+  const width = rowsSD.shape[1] as number;
+  const term = (choice: number) => {
+    const column = (table: Value) => slice(table, 1, choice, choice + 1);
+    const rows = gather(rowsSD, reshape(column(slotTC), [tokens]), 0);
+    return weightsTC === undefined ? rows : multiply(rows, column(weightsTC));
+  };
+  // Term by term while there are few: [T, C, D] would be written once more.
+  if (each <= 4) return [...Array(each).keys()].map(term).reduce((total, own) => add(total, own));
+  const rowsTCD = gather(rowsSD, slotTC, 0);
+  if (weightsTC === undefined) return sum(rowsTCD, [1]);
+  return reshape(matmul(reshape(weightsTC, [tokens, 1, each]), rowsTCD), [tokens, width]);
+}
+
+/** The token of each choice. */
+function tokenOf(choiceS: Value, each: number): Value {
+  if (each === 1) return choiceS;
+  return cast(divideExactly(choiceS, each), 'int32');
+}
+
+function divideExactly(integers: Value, by: number): Value {
+  // Half a unit above the whole number: rounding cannot carry the quotient below it.
+  return withPrecision('float32', () => divide(add(cast(integers, 'float32'), 0.5), by));
+}
+
+/** The weights of each group's block, [G, ...], of weights [B, ...]. */
+export function weightsOfGroups(weights: Value, { blockOfGroup: index, groups }: Dispatch): Value {
+  if (index === undefined) return weights;
+  const [blocks, ...shape] = weights.shape as [number, ...Shape];
+  return withGradient(gather(weights, index, 0), {
+    inputs: [weights],
+    // A product with ones and zeros adds up what the groups of a block say.
+    backward: (dy) => [
+      withPrecision('float32', () => {
+        const isOwn = equal(reshape(index, [groups, 1]), constant(int32([1, blocks], [...Array(blocks).keys()])));
+        const flat = reshape(dy, [groups, sizeOf(shape)]);
+        return reshape(matmul(cast(isOwn, 'float32'), flat, { transposeA: true }), weights.shape);
+      }),
+    ],
+  });
+}
