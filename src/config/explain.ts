@@ -47,7 +47,7 @@ export function unknownField(
 ): string {
   const holder = plainValue(locate(tree, path).tree);
   const names = namesAt(schema, path, holder);
-  const kinds = kindsWith(schema, path, name);
+  const kinds = kindsWith(schema, path, name, holder);
   if (kinds.length > 0) {
     const [field = ''] = kinds[0]?.split(':') ?? [];
     const own = (holder as Readonly<Record<string, unknown>>)[field];

@@ -96,13 +96,27 @@ export function kindOf(schema: AnySchema, path: readonly PropertyKey[], value: u
   return kind === undefined ? null : `${kind[0]}: ${kind[1].value}`;
 }
 
-/** The kinds of a union that have a field: `mode: attention-only`. */
-export function kindsWith(schema: AnySchema, path: readonly PropertyKey[], name: string): string[] {
-  return schemasAt(schema, path)
+/**
+ * The kinds of a union that have a field: `mode: attention-only`.
+ * @param value what stands at the path: where kinds have kinds, it decides which of them is to be another
+ */
+export function kindsWith(
+  schema: AnySchema,
+  path: readonly PropertyKey[],
+  name: string,
+  value?: unknown,
+): string[] {
+  const given = (value ?? {}) as Readonly<Record<string, unknown>>;
+  const kinds = schemasAt(schema, path)
     .flatMap(alternatives)
     .filter((object) => Object.hasOwn(object.shape, name))
-    .flatMap(discriminators)
-    .map(([kind, literal]) => `${kind}: ${literal.value}`);
+    .flatMap((object) => {
+      const own = discriminators(object);
+      const other = own.filter(([kind, literal]) => !literal.values.has(given[kind] as string));
+      const [chosen = own[0]] = other.filter(([kind]) => given[kind] !== undefined);
+      return chosen === undefined ? [] : [`${chosen[0]}: ${chosen[1].value}`];
+    });
+  return [...new Set(kinds)];
 }
 
 /** What a field is for; undefined where the schema does not say. */

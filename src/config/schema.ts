@@ -136,7 +136,7 @@ const sparseSchema = z.discriminatedUnion('select', [
     select: z
       .literal('switch')
       .describe('How a token chooses its blocks: a learned router, the one likeliest (Switch Transformer)'),
-    ...blocksFields(z.literal(1).default(1).describe('Blocks that a token uses'), 1.25),
+    ...blocksFields(positive.max(1).default(1).describe('Blocks that a token uses'), 1.25),
     ...routerFields(0),
   }),
   z.strictObject({
