@@ -58,5 +58,7 @@ else {
       peakMB,
     ]),
   );
-  process.stdout.write(`${values.tokens} tokens, width 576, ${values.memory} cells; all gradients\n\n${table}\n`);
+  process.stdout.write(
+    `${values.tokens} tokens, width 576, ${values.memory} cells; all gradients\n\n${table}\n`,
+  );
 }

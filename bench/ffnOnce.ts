@@ -27,9 +27,7 @@ const [kind = 'dense', tokens = 2048, memory = 6144, steps = 4] = process.argv
   .map((word, at) => (at === 0 ? word : Number(word))) as [string, number, number, number];
 const width = 576;
 const config: FeedForwardConfig =
-  kind === 'dense'
-    ? { kind }
-    : { kind: 'sparse', memory: null, capacityFactor: null, ...JSON.parse(kind) };
+  kind === 'dense' ? { kind } : { kind: 'sparse', memory: null, capacityFactor: null, ...JSON.parse(kind) };
 const layers = feedForwardLayers(config, { layers: 1, hiddenSize: width, intermediateSize: memory });
 const matrix = (shape: readonly [number, number]): ParameterSpec => ({
   shape,
@@ -44,7 +42,8 @@ const specs = new Map<string, ParameterSpec>([
 ]);
 const parameters = initialize(specs, (name) => random(name));
 const draw = random('hidden states');
-const rows = (): Tensor => float32([tokens, width], Float32Array.from({ length: tokens * width }, draw.normal));
+const rows = (): Tensor =>
+  float32([tokens, width], Float32Array.from({ length: tokens * width }, draw.normal));
 const feeds: Record<string, Tensor> = { x: rows(), targets: rows(), ...Object.fromEntries(parameters) };
 const program = simplify(
   trace<string>(parameterInputs(new Map(Object.entries(feeds))), (inputs) => {
@@ -61,7 +60,10 @@ const program = simplify(
       loss,
       wanted.map((name) => inputs[name] as Value),
     );
-    return { loss, ...Object.fromEntries(wanted.map((name, at) => [`gradient.${name}`, parts[at] as Value])) };
+    return {
+      loss,
+      ...Object.fromEntries(wanted.map((name, at) => [`gradient.${name}`, parts[at] as Value])),
+    };
   }),
 );
 const engine = onnxEngine({
@@ -70,7 +72,10 @@ const engine = onnxEngine({
 });
 const executable = await engine.compile(program);
 const into: Record<string, Tensor> = Object.fromEntries(
-  [...program.outputs].map(([name, { shape }]) => [name, float32(shape, new Float32Array(sizeOf(shape)).fill(1))]),
+  [...program.outputs].map(([name, { shape }]) => [
+    name,
+    float32(shape, new Float32Array(sizeOf(shape)).fill(1)),
+  ]),
 );
 const times: number[] = [];
 for (let step = 0; step <= steps; step++) {

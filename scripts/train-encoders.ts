@@ -19,7 +19,6 @@ import { drawPlan, drawScene, frameLabels, renderScene, type Scene } from '../sr
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { programToOnnx } from '../src/engine/onnx/lower.ts';
 import { initialize } from '../src/llm/initialize.ts';
-import type { ParameterSpec } from '../src/tensor/parameters.ts';
 import { gelu, sinusoids, standardize } from '../src/pal/connectors.ts';
 import {
   add,
@@ -36,6 +35,7 @@ import {
   sum,
   transpose,
 } from '../src/tensor/operations.ts';
+import type { ParameterSpec } from '../src/tensor/parameters.ts';
 import { frozen, type Parameters, parameter } from '../src/tensor/parameters.ts';
 import type { Value } from '../src/tensor/program.ts';
 import { float32, type Tensor } from '../src/tensor/tensor.ts';

@@ -17,7 +17,9 @@ export function explainIssue(schema: z.core.$ZodType, tree: Tree, issue: Issue):
   }
   const meant = issue.code === 'invalid_union' ? meantBranch(issue) : undefined;
   if (meant !== undefined) {
-    return meant.flatMap((inner) => explainIssue(schema, tree, { ...inner, path: [...issue.path, ...inner.path] }));
+    return meant.flatMap((inner) =>
+      explainIssue(schema, tree, { ...inner, path: [...issue.path, ...inner.path] }),
+    );
   }
   const { path } = issue;
   const { steps } = locate(tree, path);
@@ -85,7 +87,8 @@ function explainValue(schema: z.core.$ZodType, issue: Issue, value: unknown): st
     case 'invalid_union': {
       const [wanted] = schemasAt(schema, issue.path);
       const options = optionsOf(issue);
-      if (options.length === 0 && wanted !== undefined) return `expected ${withArticle(takes(wanted))}, ${found}`;
+      if (options.length === 0 && wanted !== undefined)
+        return `expected ${withArticle(takes(wanted))}, ${found}`;
       return notAmong(options, value);
     }
     case 'too_small':

@@ -31,7 +31,8 @@ function step(schema: AnySchema, name: PropertyKey): AnySchema[] {
   const inner = bare(schema);
   if (inner instanceof z.ZodArray) return /^\d+$/.test(String(name)) ? [inner.element] : [];
   if (inner instanceof z.ZodRecord) return [inner.valueType];
-  if (inner instanceof z.ZodUnion) return (inner.options as readonly AnySchema[]).flatMap((one) => step(one, name));
+  if (inner instanceof z.ZodUnion)
+    return (inner.options as readonly AnySchema[]).flatMap((one) => step(one, name));
   return alternatives(inner).flatMap((object) => {
     const field: AnySchema | undefined = Object.hasOwn(object.shape, name)
       ? object.shape[String(name)]

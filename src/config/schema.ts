@@ -102,7 +102,9 @@ const learnedGate = z.enum(['sigmoid', 'softmax']).default('softmax').describe(g
 
 /** What every sparse feed-forward layer says of its memory; selections that the papers cap have a factor. */
 const blocksFields = (active: z.ZodType<number, number | undefined>, capacityFactor: number | null) => ({
-  kind: z.literal('sparse').describe('Kind of feed-forward layer: a memory of blocks, of which a token uses some'),
+  kind: z
+    .literal('sparse')
+    .describe('Kind of feed-forward layer: a memory of blocks, of which a token uses some'),
   memory: positive
     .max(10_000_000)
     .nullable()
@@ -125,9 +127,7 @@ const blocksFields = (active: z.ZodType<number, number | undefined>, capacityFac
 });
 
 const routerFields = (zLoss: number) => ({
-  balanceLoss: auxiliary
-    .default(0.01)
-    .describe('Coefficient of the load balancing loss; 0: none'),
+  balanceLoss: auxiliary.default(0.01).describe('Coefficient of the load balancing loss; 0: none'),
   zLoss: auxiliary.default(zLoss).describe("Coefficient of the router's z-loss; 0: none"),
 });
 
@@ -145,11 +145,15 @@ const sparseSchema = z.discriminatedUnion('select', [
     normalize: z
       .enum(['all', 'chosen'])
       .default('all')
-      .describe('The probabilities that outputs are multiplied by add up to one over all blocks, or the chosen'),
+      .describe(
+        'The probabilities that outputs are multiplied by add up to one over all blocks, or the chosen',
+      ),
     ...routerFields(0.001),
   }),
   z.strictObject({
-    select: z.literal('hash').describe('How a token chooses its blocks: by a fixed table of its id (HashLayer)'),
+    select: z
+      .literal('hash')
+      .describe('How a token chooses its blocks: by a fixed table of its id (HashLayer)'),
     ...blocksFields(chosenBlocks, null),
     balance: z
       .enum(['frequency', 'none'])
@@ -159,7 +163,9 @@ const sparseSchema = z.discriminatedUnion('select', [
   z.strictObject({
     select: z
       .literal('avg-k')
-      .describe("How a token chooses its blocks: its hidden state against the mean of each block's keys (Avg-K)"),
+      .describe(
+        "How a token chooses its blocks: its hidden state against the mean of each block's keys (Avg-K)",
+      ),
     ...blocksFields(chosenBlocks, null),
     gate: z.enum(gateFields).default('indicator').describe(gateText),
   }),
@@ -181,7 +187,10 @@ const sparseSchema = z.discriminatedUnion('select', [
       .literal('pkm')
       .describe('How a token chooses its blocks: a learned query against product keys (PKM)'),
     ...blocksFields(chosenBlocks, null),
-    heads: positive.max(1024).default(1).describe('Queries of a token, each of which chooses its share of the blocks'),
+    heads: positive
+      .max(1024)
+      .default(1)
+      .describe('Queries of a token, each of which chooses its share of the blocks'),
     queryWidth: positive.max(65_536).default(64).describe('Width of a query, half of it for each half key'),
     gate: learnedGate,
   }),
@@ -220,8 +229,7 @@ const loraSchema = z
     targets: names('pattern').describe(
       'The projections that have adapters: patterns on their names, or on how these end (q_proj, "*.mlp.*")',
     ),
-    layers: layerRange
-      .describe('The layers that have adapters, as 2..5; null: all'),
+    layers: layerRange.describe('The layers that have adapters, as 2..5; null: all'),
   })
   .nullable()
   .default(null);
@@ -230,7 +238,9 @@ const llmSchema = z.strictObject({
   from: word.describe(
     'The LLM: a folder, a .safetensors or .gguf file, or a name on the Hugging Face hub (organisation/name[@revision][:file])',
   ),
-  ffn: feedForwardSchema.describe("The LLM's feed-forward layers: one kind, or a list of kinds by ranges of layers"),
+  ffn: feedForwardSchema.describe(
+    "The LLM's feed-forward layers: one kind, or a list of kinds by ranges of layers",
+  ),
   lora: loraSchema.describe('Low-rank adapters on the projections of the LLM; null: none'),
 });
 

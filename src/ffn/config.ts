@@ -138,7 +138,10 @@ function sized(
     if (active % heads !== 0) fail('active', `${active} blocks do not divide among ${heads} heads`);
     // Every block among the best is a sum of two halves that are among their best.
     if (active / heads > side)
-      fail('active', `${active} blocks / ${heads} heads = ${active / heads} a head, above the ${side} half keys`);
+      fail(
+        'active',
+        `${active} blocks / ${heads} heads = ${active / heads} a head, above the ${side} half keys`,
+      );
     if (queryWidth % 2 !== 0) fail('queryWidth', `${queryWidth} has no halves`);
   }
   return { ...config, memory, blocks, ownWeights: memory === intermediateSize };

@@ -17,6 +17,7 @@ import {
   less,
   matmul,
   multiply,
+  negate,
   pad,
   reshape,
   scatterAdd,
@@ -26,7 +27,6 @@ import {
   sum,
   topK,
   where,
-  negate,
 } from '../tensor/operations.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
 import { float32, int32, type Shape, sizeOf } from '../tensor/tensor.ts';
@@ -97,7 +97,12 @@ export function planDispatch(
     ];
     // What is dropped gets a place of its own behind the slots: no two choices may share one.
     const slotN = limits.reduce((slot, fits) => where(fits, slot, add(placeN, total)), targetN);
-    const choiceAll = scatterElements(filled('int32', [total + count], count), slotN, cast(orderN, 'int32'), 0);
+    const choiceAll = scatterElements(
+      filled('int32', [total + count], count),
+      slotN,
+      cast(orderN, 'int32'),
+      0,
+    );
     const foundS = slice(choiceAll, 0, 0, total);
     const isTakenS = less(foundS, count);
     const slotOfN = scatterElements(filled('int32', [count], 0), orderN, slotN, 0);
@@ -152,7 +157,12 @@ export function mostGroups(choices: number, blocks: number, slots: number): numb
 /** For each group the block whose groups are not over yet. Groups behind the last one go to the last block. */
 function blockOfGroup(endB: Value, groups: number): Value {
   const blocks = endB.shape[0] as number;
-  const groupG1 = constant(float32([groups, 1], [...Array(groups).keys()].map((group) => group + 0.5)));
+  const groupG1 = constant(
+    float32(
+      [groups, 1],
+      [...Array(groups).keys()].map((group) => group + 0.5),
+    ),
+  );
   const overG = sum(cast(less(reshape(endB, [1, blocks]), groupG1), 'float32'), [1]);
   return cast(where(less(overG, blocks), overG, blocks - 1), 'int32');
 }
@@ -164,7 +174,9 @@ export function sumBefore(values: Value): Value {
   const rows = Math.ceil(length / width);
   const table = reshape(pad(values, 0, 0, rows * width - length), [rows, width]);
   const inRow = matmul(table, constant(triangle(width)));
-  const above = matmul(constant(triangle(rows)), sum(table, [1], { keepDimensions: true }), { transposeA: true });
+  const above = matmul(constant(triangle(rows)), sum(table, [1], { keepDimensions: true }), {
+    transposeA: true,
+  });
   return slice(reshape(add(inRow, above), [rows * width]), 0, 0, length);
 }
 
@@ -254,7 +266,10 @@ export function weightsOfGroups(weights: Value, { blockOfGroup: index, groups }:
     // A product with ones and zeros adds up what the groups of a block say.
     backward: (dy) => [
       withPrecision('float32', () => {
-        const isOwn = equal(reshape(index, [groups, 1]), constant(int32([1, blocks], [...Array(blocks).keys()])));
+        const isOwn = equal(
+          reshape(index, [groups, 1]),
+          constant(int32([1, blocks], [...Array(blocks).keys()])),
+        );
         const flat = reshape(dy, [groups, sizeOf(shape)]);
         return reshape(matmul(cast(isOwn, 'float32'), flat, { transposeA: true }), weights.shape);
       }),

@@ -31,7 +31,11 @@ export interface FeedForwardContext {
 }
 
 /** @param x hidden states, [..., hidden] */
-export type FeedForward = (x: Value, parameters: Parameters, context: FeedForwardContext) => FeedForwardOutput;
+export type FeedForward = (
+  x: Value,
+  parameters: Parameters,
+  context: FeedForwardContext,
+) => FeedForwardOutput;
 
 /** SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`. */
 export const denseFeedForward: FeedForward = (x, parameters, { prefix }) => {

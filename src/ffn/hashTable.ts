@@ -18,7 +18,10 @@ export function hashTableRows(vocabularySize: number): number {
 }
 
 /** Names and shapes of the tables of hash layers. */
-export function hashTableShapes(layers: readonly FeedForwardLayer[], vocabularySize: number): Map<string, Shape> {
+export function hashTableShapes(
+  layers: readonly FeedForwardLayer[],
+  vocabularySize: number,
+): Map<string, Shape> {
   return new Map(
     layers.flatMap((layer, at): [string, Shape][] =>
       layer.kind === 'sparse' && layer.select === 'hash'
@@ -34,7 +37,11 @@ export function hashTableShapes(layers: readonly FeedForwardLayer[], vocabularyS
  * @param frequencies how often tokens occur; one that is missing occurs never
  */
 export function hashTable(
-  { blocks, active, ...layer }: Pick<SparseLayer, 'blocks' | 'active'> & { readonly balance: 'frequency' | 'none' },
+  {
+    blocks,
+    active,
+    ...layer
+  }: Pick<SparseLayer, 'blocks' | 'active'> & { readonly balance: 'frequency' | 'none' },
   vocabularySize: number,
   frequencies: ReadonlyMap<number, number>,
   random: Random,

@@ -8,6 +8,8 @@ import {
   cast,
   divide,
   gather,
+  gatherElements,
+  less,
   linear,
   logSoftmax,
   matmul,
@@ -26,8 +28,6 @@ import {
   topK,
   transpose,
   where,
-  less,
-  gatherElements,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
@@ -81,9 +81,7 @@ function chosen(layer: SparseLayer, input: SelectionInput): Chosen | (Chosen & {
       const probabilitiesTB = named('probabilities', softmax(logitsTB));
       const { values, indices } = topK(probabilitiesTB, active);
       const isNormalized = layer.select === 'topk' && layer.normalize === 'chosen';
-      const weightsTC = isNormalized
-        ? divide(values, sum(values, [1], { keepDimensions: true }))
-        : values;
+      const weightsTC = isNormalized ? divide(values, sum(values, [1], { keepDimensions: true })) : values;
       return { blocksTC: indices, weightsTC, logitsTB };
     }
     case 'hash': {
@@ -155,7 +153,11 @@ function productKeys(
   const raw = reshape(linear(input.xTD, own(input, 'query.weight')), [tokens, heads, queryWidth]);
   const queries = rmsNorm(raw, own(input, 'query_norm.weight'), 1e-6);
   // [2 * H, T, side]: every head's scores of both kinds of half keys.
-  const halves = reshape(transpose(reshape(queries, [tokens, heads * 2, half]), [1, 0, 2]), [heads * 2, tokens, half]);
+  const halves = reshape(transpose(reshape(queries, [tokens, heads * 2, half]), [1, 0, 2]), [
+    heads * 2,
+    tokens,
+    half,
+  ]);
   const scores = named('scores', matmul(halves, own(input, 'keys.weight'), { transposeB: true }));
   const top = topK(scores, each);
   const halfOf = (value: Value, which: number) => {
@@ -171,7 +173,10 @@ function productKeys(
       [heads, tokens, each * each],
     );
   const sums = topK(pairs(add, top.values), each);
-  const blocksOfPairs = pairs((first, second) => add(multiply(first, side), second), cast(top.indices, 'int32'));
+  const blocksOfPairs = pairs(
+    (first, second) => add(multiply(first, side), second),
+    cast(top.indices, 'int32'),
+  );
   const byToken = (value: Value) => reshape(transpose(value, [1, 0, 2]), [tokens, active]);
   return {
     blocksTC: byToken(gatherElements(blocksOfPairs, sums.indices, 2)),

@@ -7,6 +7,7 @@
  */
 import {
   add,
+  cast,
   divide,
   filled,
   less,
@@ -20,7 +21,6 @@ import {
   subtract,
   sum,
   transpose,
-  cast,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
@@ -96,7 +96,9 @@ function memoryOf(layer: SparseLayer, parameters: Parameters, prefix: string): M
   const bias = (name: string) => parameters.get(`${prefix}.${name}.bias`);
   const gate = weight('gate_proj');
   if (gate.shape[0] !== layer.memory)
-    throw new ProgramError(`${prefix}: a memory of ${gate.shape[0]} cells, the configuration says ${layer.memory}`);
+    throw new ProgramError(
+      `${prefix}: a memory of ${gate.shape[0]} cells, the configuration says ${layer.memory}`,
+    );
   return {
     gate,
     up: weight('up_proj'),

@@ -193,13 +193,31 @@ export function languageModel(
       : less(constant(int32([1, 1, 1, rows], index)), reshape(padding, [batch, 1, 1, 1]));
   const known = () => ({
     tokensBT: idsBT,
-    validBT: padding && cast(less(padding, constant(int32([1, rows], index.map((at) => at + 1)))), 'float32'),
+    validBT:
+      padding &&
+      cast(
+        less(
+          padding,
+          constant(
+            int32(
+              [1, rows],
+              index.map((at) => at + 1),
+            ),
+          ),
+        ),
+        'float32',
+      ),
   });
   let hiddenBTD = embed(parameters, idsBT);
   for (let layer = 0; layer < config.layers; layer++) {
     const causal = constant(causalBias(rows, config.windows[layer]));
     const bias = isPadding === undefined ? causal : where(isPadding, masked, causal);
-    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, { rotary, bias, feedForward, rows: known }));
+    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, {
+      rotary,
+      bias,
+      feedForward,
+      rows: known,
+    }));
   }
   return hiddenBTD;
 }

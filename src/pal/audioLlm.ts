@@ -32,7 +32,7 @@ import {
   rmsNorm,
   slice,
 } from '../tensor/operations.ts';
-import { type Parameters, type ParameterSpec, parameter } from '../tensor/parameters.ts';
+import { type ParameterSpec, type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, int32, type Tensor } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';

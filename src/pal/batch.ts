@@ -169,16 +169,17 @@ export function targetLoss(
     auxiliaryLoss:
       auxiliary.length === 0
         ? undefined
-        : scope('loss', () => named('auxiliary', auxiliary.reduce((total, own) => add(total, own)))),
+        : scope('loss', () =>
+            named(
+              'auxiliary',
+              auxiliary.reduce((total, own) => add(total, own)),
+            ),
+          ),
     statistics: Object.fromEntries(statistics),
   };
 }
 
-function pass(
-  model: AudioLlm,
-  parameters: Parameters,
-  inputs: Readonly<Record<string, Value>>,
-): ForwardPass {
+function pass(model: AudioLlm, parameters: Parameters, inputs: Readonly<Record<string, Value>>): ForwardPass {
   const { ids, lengths } = inputs as { ids: Value; lengths?: Value };
   const valid = lengths === undefined ? undefined : () => validRows(lengths, ids.shape[1] as number);
   return forward(model, parameters, ids, inputs, valid);

@@ -21,7 +21,7 @@ import {
   subtract,
   transpose,
 } from '../tensor/operations.ts';
-import { type Parameters, type ParameterSpec, parameter } from '../tensor/parameters.ts';
+import { type ParameterSpec, type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';

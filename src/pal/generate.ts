@@ -65,7 +65,9 @@ export function prefillProgram(
   return trace<string>(types, (inputs) => {
     const weights = frozen(parameters);
     const last = inputs.last as Value;
-    const pass = forward(model, weights, inputs.ids as Value, inputs, () => promptRowsValid(last, promptRows));
+    const pass = forward(model, weights, inputs.ids as Value, inputs, () =>
+      promptRowsValid(last, promptRows),
+    );
     return cacheOutputs(model, weights, pass, textSlots - promptRows, last);
   });
 }

@@ -79,7 +79,11 @@ export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
   };
   const program = trace<string>({ ...types, ...objective.inputs }, (inputs) => {
     const { loss, gradients, statistics } = lossAndGradients(options, inputs);
-    return { loss, ...statisticOutputs(statistics), ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
+    return {
+      loss,
+      ...statisticOutputs(statistics),
+      ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]),
+    };
   });
   return recomputeLayers(program, options.recompute ?? []);
 }

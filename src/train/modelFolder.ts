@@ -147,16 +147,18 @@ export async function loadModel(
     throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);
   }
   if (JSON.stringify(replacedLayers(assembled)) !== JSON.stringify(replaced))
-    throw new RunError(`${path}: the model's feed-forward layers are not those that the experiment's llm.ffn describes`);
+    throw new RunError(
+      `${path}: the model's feed-forward layers are not those that the experiment's llm.ffn describes`,
+    );
   const model = lora === 'kept' ? assembled : { ...assembled, lora: undefined };
   const streams = await readSafetensors(join(folder, 'streams.safetensors'));
   const expected = new Map<string, Shape>(
-    [...streamParameters(model), ...feedForwardParameters(model.ffn ?? [], model.llm)].map(([name, { shape }]) => [
-      name,
-      shape,
-    ]),
+    [...streamParameters(model), ...feedForwardParameters(model.ffn ?? [], model.llm)].map(
+      ([name, { shape }]) => [name, shape],
+    ),
   );
-  for (const [name, shape] of hashTableShapes(model.ffn ?? [], model.llm.vocabularySize)) expected.set(name, shape);
+  for (const [name, shape] of hashTableShapes(model.ffn ?? [], model.llm.vocabularySize))
+    expected.set(name, shape);
   checkKeys(streams, expected, join(folder, 'streams.safetensors'));
   const adapters = model.lora === undefined ? [] : await adaptersOf(join(folder, 'adapter'), model);
   const parameters = new Map([...llm.parameters, ...(streams as Map<string, FloatTensor>), ...adapters]);

@@ -32,7 +32,12 @@ afterAll(() => Promise.all(Object.values(engines).map((engine) => engine.dispose
 
 function programOf({ case: own }: Golden) {
   const { bias, rows = 9, tokens, valid, table, copies = [], ...config } = own;
-  const layer = layerOf({ memory: null, capacityFactor: null, ...config, kind: 'sparse' } as FeedForwardConfig);
+  const layer = layerOf({
+    memory: null,
+    capacityFactor: null,
+    ...config,
+    kind: 'sparse',
+  } as FeedForwardConfig);
   const parameters = layerParameters(layer, { bias: bias === true });
   for (const [name, to, from, count] of copies) {
     const { shape, data } = parameters.get(name) as { shape: readonly number[]; data: Float32Array };

@@ -1,9 +1,5 @@
 /** A single sparse layer as a program: its output, its losses and all of its gradients. */
-import {
-  type FeedForwardConfig,
-  type FeedForwardLayer,
-  feedForwardLayers,
-} from '../../src/ffn/config.ts';
+import { type FeedForwardConfig, type FeedForwardLayer, feedForwardLayers } from '../../src/ffn/config.ts';
 import { hashTableShapes } from '../../src/ffn/hashTable.ts';
 import { feedForwardOf } from '../../src/ffn/layers.ts';
 import { feedForwardParameters } from '../../src/ffn/parameters.ts';
@@ -65,7 +61,10 @@ export function layerProgram(given: LayerCase): { program: Program; feeds: Recor
   const tables = new Map(
     [...hashTableShapes([layer], sizes.vocabularySize)].map(([name]) => {
       const flat = (table as readonly (readonly number[])[]).flat();
-      return [name, float32([(table as readonly unknown[]).length, flat.length / (table?.length ?? 1)], flat)];
+      return [
+        name,
+        float32([(table as readonly unknown[]).length, flat.length / (table?.length ?? 1)], flat),
+      ];
     }),
   );
   const feeds: Record<string, Tensor> = {

@@ -37,7 +37,9 @@ const kinds: Record<string, string> = {
 let runs = 0;
 
 async function experimentOf(ffn: string, over: readonly string[] = []) {
-  const trainable = /switch|topk|pkm|lowrank|memory: \d/.test(ffn) ? '"connector.*", "model.*", "ffn.*"' : '"connector.*", "model.*"';
+  const trainable = /switch|topk|pkm|lowrank|memory: \d/.test(ffn)
+    ? '"connector.*", "model.*", "ffn.*"'
+    : '"connector.*", "model.*"';
   const stage = `{ name: all, trainable: [${trainable}], steps: 4, learningRate: 0.003 }`;
   const { experiment } = await loadExperiment(world.config, [
     `run.dir=${join(world.folder, `ffn-${++runs}`)}`,
@@ -73,7 +75,9 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
     }
 
     const hasRouter = /switch|topk/.test(ffn);
-    const sparseLayers = (model.ffn ?? []).flatMap((layer, at) => (layer.kind === 'sparse' ? [{ layer, at }] : []));
+    const sparseLayers = (model.ffn ?? []).flatMap((layer, at) =>
+      layer.kind === 'sparse' ? [{ layer, at }] : [],
+    );
     for (const { loss, auxiliaryLoss, feedForward = {} } of metricsOf(dir)) {
       expect(Number.isFinite(loss)).toBe(true);
       expect(auxiliaryLoss === undefined).toBe(!hasRouter);
@@ -83,7 +87,9 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
       for (const { layer, at } of sparseLayers) {
         const statistic = (name: string) => feedForward[`layers.${at}.${name}`] as number;
         expect(statistic('load')).toBeGreaterThanOrEqual(1 - 1e-6);
-        expect(statistic('load')).toBeLessThanOrEqual(layer.blocks / (layer.select === 'pkm' ? 1 : layer.active) + 1e-4);
+        expect(statistic('load')).toBeLessThanOrEqual(
+          layer.blocks / (layer.select === 'pkm' ? 1 : layer.active) + 1e-4,
+        );
         expect(statistic('entropy')).toBeGreaterThanOrEqual(-1e-6);
         expect(statistic('entropy')).toBeLessThanOrEqual(1 + 1e-6);
         expect(statistic('deadBlocks')).toBeLessThan(layer.blocks);
@@ -123,7 +129,8 @@ it('adds up over micro-batches, in float16, and with activations computed again'
   const again = await experimentOf(kinds.topk as string, [...over, 'train.recompute={ kind: all }']);
   for (const experiment of [plain, again])
     await runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false });
-  const losses = ({ run }: typeof plain) => metricsOf(run.dir).map(({ loss, auxiliaryLoss }) => [loss, auxiliaryLoss]);
+  const losses = ({ run }: typeof plain) =>
+    metricsOf(run.dir).map(({ loss, auxiliaryLoss }) => [loss, auxiliaryLoss]);
   expect(losses(again)).toEqual(losses(plain));
   for (const [loss] of losses(plain)) expect(Number.isFinite(loss)).toBe(true);
 });
@@ -131,10 +138,19 @@ it('adds up over micro-batches, in float16, and with activations computed again'
 describe('a configuration that cannot be', () => {
   it.each([
     ['{ kind: sparse, select: topk, blockSize: 7, active: 1 }', /48 cells = 6 x 7 \+ 6.*near to it: 6, 8/],
-    ['{ kind: sparse, select: topk, blockSize: 12, active: 5 }', /active: 5 of 48 cells \/ 12 a block = 4 blocks/],
+    [
+      '{ kind: sparse, select: topk, blockSize: 12, active: 5 }',
+      /active: 5 of 48 cells \/ 12 a block = 4 blocks/,
+    ],
     ['{ kind: sparse, select: pkm, blockSize: 1, active: 2 }', /48 blocks, and product keys need a square/],
-    ['{ kind: sparse, select: pkm, memory: 64, blockSize: 1, active: 9, heads: 2 }', /9 blocks do not divide among 2/],
-    ['{ kind: sparse, select: avg-k, blockSize: 12, active: 1, layers: "2..9" }', /the LLM has layers 0 to 3/],
+    [
+      '{ kind: sparse, select: pkm, memory: 64, blockSize: 1, active: 9, heads: 2 }',
+      /9 blocks do not divide among 2/,
+    ],
+    [
+      '{ kind: sparse, select: avg-k, blockSize: 12, active: 1, layers: "2..9" }',
+      /the LLM has layers 0 to 3/,
+    ],
     ['{ kind: sparse, select: avg-k, blockSize: 12, active: 1, layers: "2..1" }', /1 is below 2/],
     [
       '[{ kind: dense, layers: "0..2" }, { kind: sparse, select: avg-k, blockSize: 12, active: 1, layers: "2..3" }]',
@@ -146,21 +162,25 @@ describe('a configuration that cannot be', () => {
     ],
   ])('%s', async (ffn, message) => {
     const experiment = await experimentOf(ffn);
-    await expect(runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false })).rejects.toThrow(message);
+    await expect(
+      runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false }),
+    ).rejects.toThrow(message);
   });
 
   it('what chooses is not trained', async () => {
     const experiment = await experimentOf(kinds.topk as string, ['train.stages.0.trainable=["connector.*"]']);
-    await expect(runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false })).rejects.toThrow(
-      /no stage trains "ffn\.\*"/,
-    );
+    await expect(
+      runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false }),
+    ).rejects.toThrow(/no stage trains "ffn\.\*"/);
   });
 
   it('adapters on the projections of a sparse layer', async () => {
     const experiment = await experimentOf(kinds.hash as string, [
       'llm.lora={ rank: 2, alpha: 4, targets: ["*.mlp.*"] }',
     ]);
-    await expect(runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false })).rejects.toThrow(
+    await expect(
+      runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false }),
+    ).rejects.toThrow(
       /llm\.lora\.targets: they choose model\.layers\.1\.mlp\.gate_proj, whose feed-forward layer is sparse/,
     );
   });
