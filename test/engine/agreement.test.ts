@@ -61,9 +61,7 @@ const variants: Record<string, [Stream[], Partial<IntegrationConfig>?, FeedForwa
     [stream('one'), stream('two', { frames: 3, width: 4, integration: prefix(1), connector: latent })],
     { attentionOnlyVisibleToPrefix: false },
   ],
-  ...Object.fromEntries(
-    Object.entries(sparseKinds).map(([kind, ffn]) => [kind, [[stream('one')], {}, ffn]]),
-  ),
+  ...Object.fromEntries(Object.entries(sparseKinds).map(([kind, ffn]) => [kind, [[stream('one')], {}, ffn]])),
   'topk that drops, over prefix rows': [
     [stream('one', { integration: prefix(0) })],
     {},

@@ -150,5 +150,12 @@ export const sparseKinds: Readonly<Record<string, FeedForwardConfig>> = {
     queryWidth: 4,
     gate: 'softmax',
   },
-  'lowrank-memory': { ...blocks, select: 'lowrank-memory', blockSize: 2, active: 4, rank: 3, gate: 'sigmoid' },
+  'lowrank-memory': {
+    ...blocks,
+    select: 'lowrank-memory',
+    blockSize: 2,
+    active: 4,
+    rank: 3,
+    gate: 'sigmoid',
+  },
 };
