@@ -8,6 +8,7 @@
 import {
   add,
   cast,
+  concat,
   divide,
   filled,
   less,
@@ -17,14 +18,17 @@ import {
   multiply,
   negate,
   reshape,
+  sigmoid,
   silu,
+  slice,
   subtract,
   sum,
   transpose,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
-import { named, scope, withPrecision } from '../tensor/trace.ts';
+import type { Shape } from '../tensor/tensor.ts';
+import { named, scope, withGradient, withPrecision } from '../tensor/trace.ts';
 import type { SparseLayer } from './config.ts';
 import { type Dispatch, fromSlots, planDispatch, toSlots, weightsOfGroups } from './dispatch.ts';
 import type { FeedForward, FeedForwardOutput } from './feedForward.ts';
@@ -109,7 +113,10 @@ function memoryOf(layer: SparseLayer, parameters: Parameters, prefix: string): M
   };
 }
 
-/** One batched product for all groups, and the sum over each token's choices. */
+/**
+ * Two batched products for all groups, and the sum over each token's choices. Gate and up are one product: the blocks
+ * are small, and one of twice the size runs faster than two.
+ */
 export function throughBlocks(
   { blocks, blockSize }: Pick<SparseLayer, 'blocks' | 'blockSize'>,
   memory: Memory,
@@ -120,17 +127,39 @@ export function throughBlocks(
   const { groups, slots } = dispatch;
   const width = xTD.shape[1] as number;
   const xGMD = reshape(toSlots(xTD, dispatch), [groups, slots, width]);
-  const project = (weight: Value, bias: Value | undefined) => {
-    const weightGFD = weightsOfGroups(reshape(weight, [blocks, blockSize, width]), dispatch);
-    const product = matmul(xGMD, weightGFD, { transposeB: true });
-    return bias === undefined
+  const byBlock = (gate: Value, up: Value, shape: Shape, axis: number) =>
+    weightsOfGroups(
+      concat(
+        [gate, up].map((part) => reshape(part, shape)),
+        axis,
+      ),
+      dispatch,
+    );
+  const { gate, up, gateBias, upBias } = memory;
+  const product = matmul(xGMD, byBlock(gate, up, [blocks, blockSize, width], 1), { transposeB: true });
+  const preGMF =
+    gateBias === undefined || upBias === undefined
       ? product
-      : add(product, weightsOfGroups(reshape(bias, [blocks, 1, blockSize]), dispatch));
-  };
-  const activeGMF = multiply(silu(project(memory.gate, memory.gateBias)), project(memory.up, memory.upBias));
+      : add(product, byBlock(gateBias, upBias, [blocks, 1, blockSize], 2));
   const downBDF = transpose(reshape(memory.down, [width, blocks, blockSize]), [1, 0, 2]);
-  const yGMD = matmul(activeGMF, weightsOfGroups(downBDF, dispatch), { transposeB: true });
+  const yGMD = matmul(swiGlu(preGMF), weightsOfGroups(downBDF, dispatch), { transposeB: true });
   return fromSlots(reshape(yGMD, [groups * slots, width]), dispatch, weightsTC);
+}
+
+/** silu(gate) * up of pre-activations [..., gate; up]. */
+function swiGlu(both: Value): Value {
+  const cells = (both.shape.at(-1) as number) / 2;
+  const [gate, up] = [slice(both, -1, 0, cells), slice(both, -1, cells, 2 * cells)];
+  const activated = silu(gate);
+  return withGradient(multiply(activated, up), {
+    inputs: [both],
+    // The halves of the gradient are joined; the rules of slices would pad each with zeros, and add.
+    backward: (dy) => {
+      const open = sigmoid(gate);
+      const slope = add(open, multiply(activated, subtract(1, open)));
+      return [concat([multiply(multiply(dy, up), slope), multiply(dy, activated)], -1)];
+    },
+  });
 }
 
 /** How the choices fall, of real tokens alone. */
