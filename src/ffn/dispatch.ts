@@ -8,6 +8,7 @@
  */
 import {
   add,
+  after,
   cast,
   constant,
   divide,
@@ -257,22 +258,39 @@ function divideExactly(integers: Value, by: number): Value {
   return withPrecision('float32', () => divide(add(cast(integers, 'float32'), 0.5), by));
 }
 
-/** The weights of each group's block, [G, ...], of weights [B, ...]. */
-export function weightsOfGroups(weights: Value, { blockOfGroup: index, groups }: Dispatch): Value {
-  if (index === undefined) return weights;
-  const [blocks, ...shape] = weights.shape as [number, ...Shape];
-  return withGradient(gather(weights, index, 0), {
-    inputs: [weights],
-    // A product with ones and zeros adds up what the groups of a block say.
-    backward: (dy) => [
-      withPrecision('float32', () => {
-        const isOwn = equal(
-          reshape(index, [groups, 1]),
-          constant(int32([1, blocks], [...Array(blocks).keys()])),
-        );
-        const flat = reshape(dy, [groups, sizeOf(shape)]);
-        return reshape(matmul(cast(isOwn, 'float32'), flat, { transposeA: true }), weights.shape);
-      }),
+/**
+ * Rows [G, M, I] times their blocks' matrices, of matrices [B, O, I], [G, M, O]. The backward pass takes the matrices
+ * of the groups anew: held, they would be as many times the weights as there are groups to a block.
+ */
+export function productByGroup(xGMI: Value, weightBOI: Value, { blockOfGroup, groups }: Dispatch): Value {
+  if (blockOfGroup === undefined) return matmul(xGMI, weightBOI, { transposeB: true });
+  return withGradient(matmul(xGMI, gather(weightBOI, blockOfGroup, 0), { transposeB: true }), {
+    inputs: [xGMI, weightBOI],
+    backward: (dy, asked) => [
+      asked(0) ? matmul(dy, gather(weightBOI, after(blockOfGroup, [dy]), 0)) : undefined,
+      asked(1)
+        ? sumByBlock(matmul(dy, xGMI, { transposeA: true }), blockOfGroup, groups, weightBOI.shape)
+        : undefined,
     ],
+  });
+}
+
+/** The vectors of each group's block, [G, 1, F], of vectors [B, 1, F]. */
+export function vectorByGroup(vectorB1F: Value, { blockOfGroup, groups }: Dispatch): Value {
+  if (blockOfGroup === undefined) return vectorB1F;
+  return withGradient(gather(vectorB1F, blockOfGroup, 0), {
+    inputs: [vectorB1F],
+    backward: (dy) => [sumByBlock(dy, blockOfGroup, groups, vectorB1F.shape)],
+  });
+}
+
+/** What the groups [G, ...] of each block say together, [B, ...]: a product with ones and zeros. */
+function sumByBlock(value: Value, blockOfGroup: Value, groups: number, shape: Shape): Value {
+  return withPrecision('float32', () => {
+    const [blocks] = shape as [number];
+    const numbers = constant(int32([1, blocks], [...Array(blocks).keys()]));
+    const isOwn = cast(equal(reshape(blockOfGroup, [groups, 1]), numbers), 'float32');
+    const flat = reshape(value, [groups, sizeOf(shape) / blocks]);
+    return reshape(matmul(isOwn, flat, { transposeA: true }), shape);
   });
 }

@@ -13,7 +13,6 @@ import {
   filled,
   less,
   log,
-  matmul,
   max,
   multiply,
   negate,
@@ -30,7 +29,14 @@ import { ProgramError, type Value } from '../tensor/program.ts';
 import type { Shape } from '../tensor/tensor.ts';
 import { named, scope, withGradient, withPrecision } from '../tensor/trace.ts';
 import type { SparseLayer } from './config.ts';
-import { type Dispatch, fromSlots, planDispatch, toSlots, weightsOfGroups } from './dispatch.ts';
+import {
+  type Dispatch,
+  fromSlots,
+  planDispatch,
+  productByGroup,
+  toSlots,
+  vectorByGroup,
+} from './dispatch.ts';
 import type { FeedForward, FeedForwardOutput } from './feedForward.ts';
 import { memoryPrefix, ownPrefix } from './parameters.ts';
 import { type Selection, select } from './selection.ts';
@@ -127,22 +133,19 @@ export function throughBlocks(
   const { groups, slots } = dispatch;
   const width = xTD.shape[1] as number;
   const xGMD = reshape(toSlots(xTD, dispatch), [groups, slots, width]);
-  const byBlock = (gate: Value, up: Value, shape: Shape, axis: number) =>
-    weightsOfGroups(
-      concat(
-        [gate, up].map((part) => reshape(part, shape)),
-        axis,
-      ),
-      dispatch,
-    );
   const { gate, up, gateBias, upBias } = memory;
-  const product = matmul(xGMD, byBlock(gate, up, [blocks, blockSize, width], 1), { transposeB: true });
+  const joined = (parts: readonly Value[], shape: Shape, axis: number) =>
+    concat(
+      parts.map((part) => reshape(part, shape)),
+      axis,
+    );
+  const product = productByGroup(xGMD, joined([gate, up], [blocks, blockSize, width], 1), dispatch);
   const preGMF =
     gateBias === undefined || upBias === undefined
       ? product
-      : add(product, byBlock(gateBias, upBias, [blocks, 1, blockSize], 2));
+      : add(product, vectorByGroup(joined([gateBias, upBias], [blocks, 1, blockSize], 2), dispatch));
   const downBDF = transpose(reshape(memory.down, [width, blocks, blockSize]), [1, 0, 2]);
-  const yGMD = matmul(swiGlu(preGMF), weightsOfGroups(downBDF, dispatch), { transposeB: true });
+  const yGMD = productByGroup(swiGlu(preGMF), downBDF, dispatch);
   return fromSlots(reshape(yGMD, [groups * slots, width]), dispatch, weightsTC);
 }
 
