@@ -290,7 +290,7 @@ function sumByBlock(value: Value, blockOfGroup: Value, groups: number, shape: Sh
     const [blocks] = shape as [number];
     const numbers = constant(int32([1, blocks], [...Array(blocks).keys()]));
     const isOwn = cast(equal(reshape(blockOfGroup, [groups, 1]), numbers), 'float32');
-    const flat = reshape(value, [groups, sizeOf(shape) / blocks]);
+    const flat = reshape(cast(value, 'float32'), [groups, sizeOf(shape) / blocks]);
     return reshape(matmul(isOwn, flat, { transposeA: true }), shape);
   });
 }
