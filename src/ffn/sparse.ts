@@ -29,15 +29,9 @@ import { ProgramError, type Value } from '../tensor/program.ts';
 import type { Shape } from '../tensor/tensor.ts';
 import { named, scope, withGradient, withPrecision } from '../tensor/trace.ts';
 import type { SparseLayer } from './config.ts';
-import {
-  type Dispatch,
-  fromSlots,
-  planDispatch,
-  productByGroup,
-  toSlots,
-  vectorByGroup,
-} from './dispatch.ts';
+import { type Dispatch, planDispatch } from './dispatch.ts';
 import type { FeedForward, FeedForwardOutput } from './feedForward.ts';
+import { fromSlots, productByGroup, toSlots, vectorByGroup } from './groups.ts';
 import { memoryPrefix, ownPrefix } from './parameters.ts';
 import { type Selection, select } from './selection.ts';
 

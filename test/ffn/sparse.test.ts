@@ -3,13 +3,29 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import type { FeedForwardConfig, SparseLayer } from '../../src/ffn/config.ts';
+import { type FeedForwardConfig, feedForwardLayers, type SparseLayer } from '../../src/ffn/config.ts';
 import { loadOf, mostGroups, planDispatch, slotsPerGroup, sumBefore } from '../../src/ffn/dispatch.ts';
 import { hashTable } from '../../src/ffn/hashTable.ts';
+import { feedForwardOf } from '../../src/ffn/layers.ts';
 import { select } from '../../src/ffn/selection.ts';
 import { throughBlocks } from '../../src/ffn/sparse.ts';
+import { gradients } from '../../src/tensor/gradients.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
-import { constant } from '../../src/tensor/operations.ts';
+import {
+  constant,
+  expand,
+  filled,
+  linear,
+  mean,
+  multiply,
+  reshape,
+  scatterElements,
+  silu,
+  softmax,
+  sum,
+  topK,
+} from '../../src/tensor/operations.ts';
+import { parameterInputs } from '../../src/tensor/parameters.ts';
 import { countFlops } from '../../src/tensor/print.ts';
 import type { Program, Value } from '../../src/tensor/program.ts';
 import { float32, int32, type Tensor } from '../../src/tensor/tensor.ts';
@@ -220,7 +236,7 @@ describe('a hash layer', () => {
 });
 
 describe('the dispatch', () => {
-  const [tokens, each, count] = [300, 3, 7];
+  const [tokens, each, count] = [3000, 3, 7];
   const draw = random('choices');
   // Block 0 is crowded, block 6 empty.
   const chosen = Array.from({ length: tokens }, () => draw.shuffle([1, 2, 3, 4, 5]).slice(0, each)).map(
@@ -252,8 +268,8 @@ describe('the dispatch', () => {
   it.each([
     [null, false],
     [null, true],
-    [64, false],
-    [64, true],
+    [700, false],
+    [700, true],
     [1, true],
   ])(
     'puts every choice into one slot of its block, in order (capacity %s, padding %s)',
@@ -352,4 +368,68 @@ it('multiplies what was chosen and no more', () => {
   );
   // 512 tokens with 4 of 16 cells of width 6: gate and up in one, down.
   expect(countFlops({ ...program, nodes: products })).toBe(3 * 2 * 512 * 4 * 6);
+});
+
+it('is the dense layer with what was not chosen masked, over many tokens and two threads', async () => {
+  const [rows, count, size, active] = [1024, 16, 8, 4];
+  const [width, cells] = [32, count * size];
+  const config: FeedForwardConfig = {
+    kind: 'sparse',
+    memory: null,
+    capacityFactor: null,
+    select: 'avg-k',
+    blockSize: size,
+    active,
+    gate: 'softmax',
+  };
+  const [layer] = feedForwardLayers(config, { layers: 1, hiddenSize: width, intermediateSize: cells });
+  const draw = random('many tokens');
+  const drawn = (own: readonly number[], scale = 1) =>
+    float32(
+      own,
+      Float32Array.from({ length: own.reduce((a, b) => a * b) }, () => scale * draw.normal()),
+    );
+  const feeds = {
+    x: drawn([rows, width]),
+    targets: drawn([rows, width]),
+    [`${mlp}.gate_proj.weight`]: drawn([cells, width], width ** -0.5),
+    [`${mlp}.up_proj.weight`]: drawn([cells, width], width ** -0.5),
+    [`${mlp}.down_proj.weight`]: drawn([width, cells], cells ** -0.5),
+  };
+  const inputs = parameterInputs(new Map(Object.entries(feeds)));
+  const learned = Object.keys(feeds).filter((name) => name !== 'targets');
+  const step = (forward: (given: Readonly<Record<string, Value>>) => Value) =>
+    trace<string>(inputs, (given) => {
+      const output = forward(given);
+      const loss = sum(multiply(output, given.targets as Value));
+      const parts = gradients(
+        loss,
+        learned.map((name) => given[name] as Value),
+      );
+      return {
+        output,
+        ...Object.fromEntries(learned.map((name, at) => [`gradient.${name}`, parts[at] as Value])),
+      };
+    });
+  const sparse = step(
+    (given) =>
+      feedForwardOf([layer as SparseLayer])(given.x as Value, new Map(Object.entries(given)), {
+        layer: 0,
+        prefix: mlp,
+      }).y,
+  );
+  const masked = step((given) => {
+    const [x = given.x as Value, gate, up, down] = learned.map((name) => given[name] as Value);
+    const keys = mean(reshape(gate as Value, [count, size, width]), [1]);
+    const { values, indices } = topK(linear(x, keys), active);
+    const weights = scatterElements(filled('float32', [rows, count], 0), indices, softmax(values), 1);
+    const byCell = reshape(expand(reshape(weights, [rows, count, 1]), [rows, count, size]), [rows, cells]);
+    const hidden = multiply(silu(linear(x, gate as Value)), linear(x, up as Value));
+    return linear(multiply(hidden, byCell), down as Value);
+  });
+  const [found, expected] = [await run(sparse, feeds), await run(masked, feeds)];
+  for (const [output, values] of Object.entries(expected)) {
+    const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    expectClose(found[output] ?? [], values, 1e-5 * largest);
+  }
 });
