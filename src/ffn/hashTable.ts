@@ -54,15 +54,27 @@ export function hashTable(
   if (layer.balance === 'frequency') tokens.sort((a, b) => frequency(b) - frequency(a) || a - b);
   const load = new Float64Array(blocks);
   for (const token of tokens) {
-    const draws = Array.from({ length: blocks }, () => random.uniform());
-    const order = [...draws.keys()].sort((a, b) => {
-      const less = layer.balance === 'frequency' ? (load[a] ?? 0) - (load[b] ?? 0) : 0;
-      return less || (draws[a] ?? 0) - (draws[b] ?? 0);
-    });
-    for (const [at, block] of order.slice(0, active).entries()) {
-      table[token * active + at] = block;
-      load[block] = (load[block] ?? 0) + frequency(token);
+    const chosen = new Set<number>();
+    while (chosen.size < active) {
+      const drawn = random.integer(blocks);
+      const block = layer.balance === 'frequency' ? leastLoaded(load, chosen, drawn) : drawn;
+      if (chosen.has(block)) continue;
+      table[token * active + chosen.size] = block;
+      chosen.add(block);
     }
+    for (const block of chosen) load[block] = (load[block] as number) + frequency(token);
   }
   return float32([rows, active], table);
+}
+
+/** The block with least to do that is not chosen yet, the first of them from `start` on. */
+function leastLoaded(load: Float64Array, chosen: ReadonlySet<number>, start: number): number {
+  let [best, least] = [start, Number.POSITIVE_INFINITY];
+  for (let step = 0; step < load.length; step++) {
+    const block = (start + step) % load.length;
+    if ((load[block] as number) >= least || chosen.has(block)) continue;
+    best = block;
+    least = load[block] as number;
+  }
+  return best;
 }
