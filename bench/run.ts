@@ -8,6 +8,7 @@ const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   load: () => import('./load.ts'),
   perplexity: () => import('./perplexity.ts'),
   generate: () => import('./generate.ts'),
+  ffn: () => import('./ffn.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);

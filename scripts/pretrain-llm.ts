@@ -7,14 +7,15 @@
 import { random } from '../src/config/random.ts';
 import { worldText } from '../src/data/soundWorld/text.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
-import { feedForwardOf } from '../src/ffn/feedForward.ts';
+import { denseFeedForward } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { plainLlama } from '../src/llm/families.ts';
-import { initialize, type ParameterSpec } from '../src/llm/initialize.ts';
+import { initialize } from '../src/llm/initialize.ts';
 import { tokenizerFromJson } from '../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../src/llm/trainTokenizer.ts';
 import { saveLlm } from '../src/llm/weights.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
+import type { ParameterSpec } from '../src/tensor/parameters.ts';
 import { float32, int32 } from '../src/tensor/tensor.ts';
 import { answerObjective } from '../src/train/loss.ts';
 import { learningRateAt } from '../src/train/schedule.ts';
@@ -121,7 +122,7 @@ function nextBatch(): Batch {
 
 const model: AudioLlm = {
   llm: config,
-  feedForward: feedForwardOf({ kind: 'dense' }),
+  feedForward: denseFeedForward,
   streams: [],
   integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
   slot: 1,

@@ -18,7 +18,7 @@ import { soundClasses } from '../src/data/soundWorld/instruments.ts';
 import { drawPlan, drawScene, frameLabels, renderScene, type Scene } from '../src/data/soundWorld/scenes.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { programToOnnx } from '../src/engine/onnx/lower.ts';
-import { initialize, type ParameterSpec } from '../src/llm/initialize.ts';
+import { initialize } from '../src/llm/initialize.ts';
 import { gelu, sinusoids, standardize } from '../src/pal/connectors.ts';
 import {
   add,
@@ -35,6 +35,7 @@ import {
   sum,
   transpose,
 } from '../src/tensor/operations.ts';
+import type { ParameterSpec } from '../src/tensor/parameters.ts';
 import { frozen, type Parameters, parameter } from '../src/tensor/parameters.ts';
 import type { Value } from '../src/tensor/program.ts';
 import { float32, type Tensor } from '../src/tensor/tensor.ts';
@@ -290,7 +291,7 @@ const state = await trainingState({
           ),
         ),
       );
-      return losses.reduce((total, loss) => add(total, loss));
+      return { loss: losses.reduce((total, loss) => add(total, loss)) };
     },
   },
   trainable: initialize(specs, (key) => random(seed, name, key)),

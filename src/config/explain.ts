@@ -15,11 +15,23 @@ export function explainIssue(schema: z.core.$ZodType, tree: Tree, issue: Issue):
       return { path, place: placeOf(tree, path, true), what: unknownField(schema, tree, issue.path, name) };
     });
   }
+  const meant = issue.code === 'invalid_union' ? meantBranch(issue) : undefined;
+  if (meant !== undefined) {
+    return meant.flatMap((inner) =>
+      explainIssue(schema, tree, { ...inner, path: [...issue.path, ...inner.path] }),
+    );
+  }
   const { path } = issue;
   const { steps } = locate(tree, path);
   if (steps < path.length) return [{ path, place: placeOf(tree, path, true), what: missing(schema, issue) }];
   const what = explainValue(schema, issue, plainValue(locate(tree, path).tree));
   return [{ path, place: placeOf(tree, path, issue.code === 'custom'), what }];
+}
+
+/** What is wrong with the alternative of a union that was meant: the one that is of the value's shape, a map or a list. */
+function meantBranch({ errors }: Extract<Issue, { code: 'invalid_union' }>): Issue[] | undefined {
+  const isOtherShape = ({ code, path }: Issue) => code === 'invalid_type' && path.length === 0;
+  return errors.find((branch) => branch.length > 0 && !branch.some(isOtherShape));
 }
 
 /** Where a path stands, or the deepest part of it that does. */
@@ -37,7 +49,7 @@ export function unknownField(
 ): string {
   const holder = plainValue(locate(tree, path).tree);
   const names = namesAt(schema, path, holder);
-  const kinds = kindsWith(schema, path, name);
+  const kinds = kindsWith(schema, path, name, holder);
   if (kinds.length > 0) {
     const [field = ''] = kinds[0]?.split(':') ?? [];
     const own = (holder as Readonly<Record<string, unknown>>)[field];
@@ -72,8 +84,13 @@ function explainValue(schema: z.core.$ZodType, issue: Issue, value: unknown): st
     }
     case 'invalid_value':
       return notAmong(issue.values.map(String), value);
-    case 'invalid_union':
-      return notAmong(optionsOf(issue), value);
+    case 'invalid_union': {
+      const [wanted] = schemasAt(schema, issue.path);
+      const options = optionsOf(issue);
+      if (options.length === 0 && wanted !== undefined)
+        return `expected ${withArticle(takes(wanted))}, ${found}`;
+      return notAmong(options, value);
+    }
     case 'too_small':
       return `${bound(issue.origin, issue.minimum, issue.inclusive !== false ? 'at least' : 'more than')}, ${found}`;
     case 'too_big':

@@ -19,18 +19,20 @@ function bare(schema: AnySchema): AnySchema {
   }
 }
 
-/** The objects that may stand in a place: one, or one for each kind of a discriminated union. */
+/** The objects that may stand in a place: one, or one for each kind of a union. */
 function alternatives(schema: AnySchema): z.ZodObject[] {
   const inner = bare(schema);
   if (inner instanceof z.ZodObject) return [inner];
-  return inner instanceof z.ZodDiscriminatedUnion ? inner.options.flatMap(alternatives) : [];
+  return inner instanceof z.ZodUnion ? (inner.options as readonly AnySchema[]).flatMap(alternatives) : [];
 }
 
 /** The schemas that a step of a path leads to; undefined where the path leaves what the schema describes. */
 function step(schema: AnySchema, name: PropertyKey): AnySchema[] {
   const inner = bare(schema);
-  if (inner instanceof z.ZodArray) return [inner.element];
+  if (inner instanceof z.ZodArray) return /^\d+$/.test(String(name)) ? [inner.element] : [];
   if (inner instanceof z.ZodRecord) return [inner.valueType];
+  if (inner instanceof z.ZodUnion)
+    return (inner.options as readonly AnySchema[]).flatMap((one) => step(one, name));
   return alternatives(inner).flatMap((object) => {
     const field: AnySchema | undefined = Object.hasOwn(object.shape, name)
       ? object.shape[String(name)]
@@ -47,9 +49,14 @@ export function schemasAt(schema: AnySchema, path: readonly PropertyKey[]): AnyS
 /** What may stand in a place. */
 export type Shape = 'map' | 'list' | 'value';
 
-export function shapeOf(schema: AnySchema): Shape {
+/** @param found what stands there: where a map may stand, or a list, it decides */
+export function shapeOf(schema: AnySchema, found?: unknown): Shape {
   const inner = bare(schema);
   if (inner instanceof z.ZodArray) return 'list';
+  if (found === 'list' && inner instanceof z.ZodUnion) {
+    const options = inner.options as readonly AnySchema[];
+    if (options.some((one) => shapeOf(one) === 'list')) return 'list';
+  }
   return inner instanceof z.ZodRecord || alternatives(inner).length > 0 ? 'map' : 'value';
 }
 
@@ -90,13 +97,27 @@ export function kindOf(schema: AnySchema, path: readonly PropertyKey[], value: u
   return kind === undefined ? null : `${kind[0]}: ${kind[1].value}`;
 }
 
-/** The kinds of a union that have a field: `mode: attention-only`. */
-export function kindsWith(schema: AnySchema, path: readonly PropertyKey[], name: string): string[] {
-  return schemasAt(schema, path)
+/**
+ * The kinds of a union that have a field: `mode: attention-only`.
+ * @param value what stands at the path: where kinds have kinds, it decides which of them is to be another
+ */
+export function kindsWith(
+  schema: AnySchema,
+  path: readonly PropertyKey[],
+  name: string,
+  value?: unknown,
+): string[] {
+  const given = (value ?? {}) as Readonly<Record<string, unknown>>;
+  const kinds = schemasAt(schema, path)
     .flatMap(alternatives)
     .filter((object) => Object.hasOwn(object.shape, name))
-    .flatMap(discriminators)
-    .map(([kind, literal]) => `${kind}: ${literal.value}`);
+    .flatMap((object) => {
+      const own = discriminators(object);
+      const other = own.filter(([kind, literal]) => !literal.values.has(given[kind] as string));
+      const [chosen = own[0]] = other.filter(([kind]) => given[kind] !== undefined);
+      return chosen === undefined ? [] : [`${chosen[0]}: ${chosen[1].value}`];
+    });
+  return [...new Set(kinds)];
 }
 
 /** What a field is for; undefined where the schema does not say. */
@@ -167,7 +188,8 @@ export function takes(schema: AnySchema): string {
   if (inner instanceof z.ZodBoolean) return `true | false${orNull}`;
   if (inner instanceof z.ZodNumber) return `${inner.isInt ? 'whole number' : 'number'}${orNull}`;
   if (inner instanceof z.ZodString) return `text${orNull}`;
-  return shapeOf(inner) === 'map' ? 'map' : 'value';
+  if (shapeOf(inner) !== 'map') return 'value';
+  return shapeOf(inner, 'list') === 'list' ? 'map | list of maps' : 'map';
 }
 
 function hasNull(schema: AnySchema): boolean {

@@ -71,7 +71,7 @@ function assign(
   if (name === undefined) return value;
   const walked = path.slice(0, depth);
   const here = schemasAt(schema, walked)[0];
-  const shape = here === undefined ? 'value' : shapeOf(here);
+  const shape = here === undefined ? 'value' : shapeOf(here, tree.kind);
   const where = walked.join('.');
   const refuse = (what: string): Refused => ({ path: path.slice(0, depth + 1), what });
   if (shape === 'value') return refuse(`${where} is a single value without fields`);

@@ -1,5 +1,6 @@
 /** Everything an experiment's YAML file may say. Unknown fields, and fields that would be ignored, are errors. */
 import { z } from 'zod';
+import { feedForwardSchema, layerRange } from './feedForwardSchema.ts';
 
 const positive = z.int().min(1);
 const natural = z.int().min(0);
@@ -88,10 +89,6 @@ const engineSchema = z
   ])
   .prefault({ kind: 'onnx' });
 
-const feedForwardSchema = z
-  .strictObject({ kind: z.enum(['dense']).default('dense').describe('Kind of feed-forward layer') })
-  .prefault({});
-
 const loraSchema = z
   .strictObject({
     rank: positive.max(65_536).describe('Width of the narrow matrices'),
@@ -105,12 +102,7 @@ const loraSchema = z
     targets: names('pattern').describe(
       'The projections that have adapters: patterns on their names, or on how these end (q_proj, "*.mlp.*")',
     ),
-    layers: z
-      .string()
-      .regex(/^\d{1,6}\.\.\d{1,6}$/, { error: 'expected the first and the last layer (0-based), as 2..5' })
-      .nullable()
-      .default(null)
-      .describe('The layers that have adapters, as 2..5; null: all'),
+    layers: layerRange.describe('The layers that have adapters, as 2..5; null: all'),
   })
   .nullable()
   .default(null);
@@ -119,7 +111,9 @@ const llmSchema = z.strictObject({
   from: word.describe(
     'The LLM: a folder, a .safetensors or .gguf file, or a name on the Hugging Face hub (organisation/name[@revision][:file])',
   ),
-  ffn: feedForwardSchema.describe("The LLM's feed-forward layers"),
+  ffn: feedForwardSchema.describe(
+    "The LLM's feed-forward layers: one kind, or a list of kinds by ranges of layers",
+  ),
   lora: loraSchema.describe('Low-rank adapters on the projections of the LLM; null: none'),
 });
 

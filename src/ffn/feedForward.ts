@@ -5,35 +5,41 @@ import type { Value } from '../tensor/program.ts';
 import { project } from '../tensor/projection.ts';
 import { named } from '../tensor/trace.ts';
 
-export interface FeedForwardConfig {
-  readonly kind: 'dense';
-}
-
 export interface FeedForwardOutput {
   readonly y: Value;
-  /** Added to the training loss: load balancing and the like. */
+  /** Added to the training loss: load balancing and the like. A scalar, its coefficient in it. */
   readonly auxiliaryLoss?: Value;
   /** Scalars worth logging, by name. */
   readonly statistics?: Readonly<Record<string, Value>>;
 }
 
-/**
- * @param x hidden states, [..., hidden]
- * @param prefix where the layer's parameters live: `model.layers.0.mlp`
- */
-export type FeedForward = (x: Value, parameters: Parameters, prefix: string) => FeedForwardOutput;
+/** What is known of the rows that pass a layer, beside their hidden states. */
+export interface FeedForwardRows {
+  /** Token ids, int32; an audio row's is above the vocabulary's (`audioRowToken`). */
+  readonly tokensBT: Value;
+  /** 1 for a real row, 0 for padding; all are real when left out. */
+  readonly validBT?: Value | undefined;
+}
+
+export interface FeedForwardContext {
+  /** 0-based. */
+  readonly layer: number;
+  /** Where the parameters of a dense layer live: `model.layers.0.mlp` */
+  readonly prefix: string;
+  /** Asked by a layer that needs it. */
+  readonly rows?: (() => FeedForwardRows) | undefined;
+}
+
+/** @param x hidden states, [..., hidden] */
+export type FeedForward = (
+  x: Value,
+  parameters: Parameters,
+  context: FeedForwardContext,
+) => FeedForwardOutput;
 
 /** SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`. */
-export const denseFeedForward: FeedForward = (x, parameters, prefix) => {
+export const denseFeedForward: FeedForward = (x, parameters, { prefix }) => {
   const gate = project(x, parameters, `${prefix}.gate_proj`);
   const activated = multiply(silu(gate), project(x, parameters, `${prefix}.up_proj`));
   return { y: named('output', project(activated, parameters, `${prefix}.down_proj`)) };
 };
-
-/** The layer that a configuration asks for. */
-export function feedForwardOf(config: FeedForwardConfig): FeedForward {
-  switch (config.kind) {
-    case 'dense':
-      return denseFeedForward;
-  }
-}

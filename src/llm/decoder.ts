@@ -5,9 +5,10 @@
  * Shape suffixes: B batch, T rows that ask (queries), S rows that are asked (keys), D hidden, H head width,
  * K key-value heads, V vocabulary, N any rows.
  */
-import type { FeedForward } from '../ffn/feedForward.ts';
+import type { FeedForward, FeedForwardContext, FeedForwardOutput } from '../ffn/feedForward.ts';
 import {
   add,
+  cast,
   concat,
   constant,
   gather,
@@ -44,6 +45,8 @@ export interface LayerContext {
   /** Added to the attention scores, broadcast to [B, 1, T, S]: 0 where a key is visible, `masked` where not. */
   readonly bias: Value;
   readonly feedForward: FeedForward;
+  /** What feed-forward layers that choose by token or leave out padding know of the rows. */
+  readonly rows?: FeedForwardContext['rows'];
   /** What the rows attend to, given their own keys and values; their own when left out. */
   readonly attendTo?: (own: KeysValues) => KeysValues;
 }
@@ -60,7 +63,7 @@ export function decoderLayer(
   layer: number,
   hiddenBTD: Value,
   context: LayerContext,
-): { hiddenBTD: Value; keysValues: KeysValues } {
+): { hiddenBTD: Value; keysValues: KeysValues; feedForward: FeedForwardOutput } {
   const prefix = layerPrefix(layer);
   return scope(`layers.${layer}`, () => {
     const normedBTD = inputNorm(config, parameters, layer, hiddenBTD);
@@ -70,12 +73,12 @@ export function decoderLayer(
       return { attendedBTD: attend(config, parameters, layer, normedBTD, context, all), keysValues: all };
     });
     const residualBTD = named('residual', add(hiddenBTD, attendedBTD));
-    const feedForwardBTD = scope('feedForward', () => {
+    const feedForward = scope('feedForward', () => {
       const weight = parameter(parameters, `${prefix}.post_attention_layernorm.weight`);
       const normed = named('input', rmsNorm(residualBTD, weight, config.rmsNormEpsilon));
-      return context.feedForward(normed, parameters, `${prefix}.mlp`).y;
+      return context.feedForward(normed, parameters, { layer, prefix: `${prefix}.mlp`, rows: context.rows });
     });
-    return { hiddenBTD: named('hidden', add(residualBTD, feedForwardBTD)), keysValues };
+    return { hiddenBTD: named('hidden', add(residualBTD, feedForward.y)), keysValues, feedForward };
   });
 }
 
@@ -188,11 +191,33 @@ export function languageModel(
     padding === undefined
       ? undefined
       : less(constant(int32([1, 1, 1, rows], index)), reshape(padding, [batch, 1, 1, 1]));
+  const known = () => ({
+    tokensBT: idsBT,
+    validBT:
+      padding &&
+      cast(
+        less(
+          padding,
+          constant(
+            int32(
+              [1, rows],
+              index.map((at) => at + 1),
+            ),
+          ),
+        ),
+        'float32',
+      ),
+  });
   let hiddenBTD = embed(parameters, idsBT);
   for (let layer = 0; layer < config.layers; layer++) {
     const causal = constant(causalBias(rows, config.windows[layer]));
     const bias = isPadding === undefined ? causal : where(isPadding, masked, causal);
-    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, { rotary, bias, feedForward }));
+    ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, {
+      rotary,
+      bias,
+      feedForward,
+      rows: known,
+    }));
   }
   return hiddenBTD;
 }

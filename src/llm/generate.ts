@@ -92,7 +92,8 @@ export function stepProgram(
     // Layers that are laid out alike share what is looked up for them.
     const rotaries = new Map<number, Rotary>();
     const biases = new Map<string, Value>();
-    let hiddenBTD = embed(weights, reshape(inputs.token as Value, [batch, 1]));
+    const tokensBT = reshape(inputs.token as Value, [batch, 1]);
+    let hiddenBTD = embed(weights, tokensBT);
     for (const [layer, { context, textOffset }] of layers.entries()) {
       const names = cacheNames(layer);
       const row = add(slotB111, context.length);
@@ -113,6 +114,7 @@ export function stepProgram(
         rotary,
         bias,
         feedForward,
+        rows: () => ({ tokensBT }),
         attendTo: (own) => ({
           keysBKSH: write(names.keys, own.keysBKSH),
           valuesBKSH: write(names.values, own.valuesBKSH),

@@ -1,17 +1,7 @@
 /** How new parameters begin. */
 import type { Random } from '../config/random.ts';
-import { float32, type Shape, sizeOf, type Tensor } from '../tensor/tensor.ts';
-
-export type Initial = 'ones' | 'zeros' | 'normal' | 'uniform';
-
-export interface ParameterSpec {
-  readonly shape: Shape;
-  readonly initial: Initial;
-  /** Standard deviation of a normal initial value. */
-  readonly deviation?: number;
-  /** A uniform initial value lies in [-bound, bound). */
-  readonly bound?: number;
-}
+import type { ParameterSpec } from '../tensor/parameters.ts';
+import { float32, sizeOf, type Tensor } from '../tensor/tensor.ts';
 
 /** Initial values; every parameter has a random stream of its own name, so variants share what they have in common. */
 export function initialize(

@@ -5,11 +5,10 @@
 import { ConfigError } from '../config/configError.ts';
 import { didYouMean } from '../config/nearest.ts';
 import { patternTest } from '../config/patterns.ts';
-import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { ParameterSpec, ParameterTensors } from '../tensor/parameters.ts';
 import { adapterNames, adapterScale } from '../tensor/projection.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type DecoderConfig, parameterShapes } from './config.ts';
-import type { ParameterSpec } from './initialize.ts';
 import { ModelError } from './modelError.ts';
 
 export interface LoraConfig {

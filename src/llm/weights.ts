@@ -42,15 +42,23 @@ export interface LoadedLlm {
 /** An LLM without its parameters. */
 export type LlmFrame = Omit<LoadedLlm, 'parameters'>;
 
+export interface LoadOptions {
+  /** Whether a parameter has no place in the model, whatever its config.json says; none when left out. */
+  readonly isAbsent?: (name: string) => boolean;
+}
+
 /**
  * Loads an LLM.
  * @param from a folder, a .safetensors file in one, a .gguf file, or a name on the Hugging Face hub
  *   (`organisation/name[@revision][:file]`), which is downloaded once into the hub's cache
  * @throws ModelError naming the file and everything in it that does not fit
  */
-export async function loadLlm(from: string, options: HubOptions = {}): Promise<LoadedLlm> {
+export async function loadLlm(
+  from: string,
+  { isAbsent = () => false, ...options }: HubOptions & LoadOptions = {},
+): Promise<LoadedLlm> {
   const { folder, files } = await locate(from, options);
-  const { readParameters, ...llm } = await open(folder, files);
+  const { readParameters, ...llm } = await open(folder, files, isAbsent);
   const parameters = await readParameters();
   return { ...llm, parameters, folder, hash: parameterHash(parameters) };
 }
@@ -61,7 +69,7 @@ export type PromptedLlm = Pick<LoadedLlm, 'config' | 'tokenizer' | 'chatTemplate
 /** As `loadLlm`, but leaves the weights where they are. */
 export async function loadPromptedLlm(from: string, options: HubOptions = {}): Promise<PromptedLlm> {
   const { folder, files } = await locate(from, options);
-  const { readParameters: _, ...llm } = await open(folder, files);
+  const { readParameters: _, ...llm } = await open(folder, files, () => false);
   return llm;
 }
 
@@ -69,11 +77,15 @@ interface OpenLlm extends PromptedLlm {
   readonly readParameters: () => Promise<Map<string, FloatTensor>>;
 }
 
-async function open(folder: string, files: readonly string[]): Promise<OpenLlm> {
+async function open(
+  folder: string,
+  files: readonly string[],
+  isAbsent: (name: string) => boolean,
+): Promise<OpenLlm> {
   const [first = ''] = files;
   const opened = first.endsWith('.gguf')
     ? await openGguf(join(folder, first))
-    : await openFolder(folder, files);
+    : await openFolder(folder, files, isAbsent);
   const { config, tokenizer } = opened;
   if (tokenizer.size > config.vocabularySize) {
     throw new ModelError(
@@ -86,7 +98,11 @@ async function open(folder: string, files: readonly string[]): Promise<OpenLlm> 
 /** Rotary frequencies, which Llama 2's files hold for every layer; they follow from the config. */
 const storedFrequencies = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
 
-async function openFolder(folder: string, files: readonly string[]): Promise<OpenLlm> {
+async function openFolder(
+  folder: string,
+  files: readonly string[],
+  isAbsent: (name: string) => boolean,
+): Promise<OpenLlm> {
   const config = await readConfig(folder);
   const tokenizer = await loadTokenizer(folder);
   const chatTemplate = await readChatTemplate(folder, tokenizer.files.tokenizerConfig);
@@ -102,7 +118,8 @@ async function openFolder(folder: string, files: readonly string[]): Promise<Ope
     }
     // Some files store the tied head a second time.
     if (config.tieWordEmbeddings) parameters.delete('lm_head.weight');
-    checkKeys(parameters, parameterShapes(config), folder);
+    const expected = [...parameterShapes(config)].filter(([name]) => !isAbsent(name));
+    checkKeys(parameters, new Map(expected), folder);
     return parameters;
   };
   return { config, tokenizer, chatTemplate, readParameters };

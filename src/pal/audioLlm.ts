@@ -5,7 +5,9 @@
  *
  * Shape suffixes: B batch, T text rows, R rows of a layer, D hidden, N rows with a loss.
  */
-import type { FeedForward } from '../ffn/feedForward.ts';
+import type { FeedForwardLayer } from '../ffn/config.ts';
+import type { FeedForward, FeedForwardOutput, FeedForwardRows } from '../ffn/feedForward.ts';
+import { audioRowToken } from '../ffn/hashTable.ts';
 import type { DecoderConfig } from '../llm/config.ts';
 import {
   concatKeysValues,
@@ -14,14 +16,25 @@ import {
   inputNorm,
   type KeysValues,
   keysValuesOf,
+  masked,
 } from '../llm/decoder.ts';
-import type { ParameterSpec } from '../llm/initialize.ts';
 import type { Lora } from '../llm/lora.ts';
 import { rotaryAt } from '../llm/rotary.ts';
-import { add, concat, constant, filled, rmsNorm, slice } from '../tensor/operations.ts';
-import { type Parameters, parameter } from '../tensor/parameters.ts';
+import {
+  add,
+  cast,
+  concat,
+  constant,
+  expand,
+  filled,
+  less,
+  reshape,
+  rmsNorm,
+  slice,
+} from '../tensor/operations.ts';
+import { type ParameterSpec, type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32, int32, type Tensor } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';
 import { type ConnectedAudio, connect, connectorParameters } from './connectors.ts';
 import { biasOf, type LayerLayout, layoutOf, type Segment } from './layout.ts';
@@ -30,6 +43,8 @@ import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 export interface AudioLlm {
   readonly llm: DecoderConfig;
   readonly feedForward: FeedForward;
+  /** What each layer's feed-forward is; all dense when left out. */
+  readonly ffn?: readonly FeedForwardLayer[] | undefined;
   /** Low-rank adapters on the LLM's projections; none when left out. */
   readonly lora?: Lora | undefined;
   readonly streams: readonly Stream[];
@@ -113,17 +128,21 @@ export interface ForwardPass {
   /** 0 or `masked` per audio key of each layer, [B, 1, 1, keys]; undefined where a layer has no audio. */
   readonly audioBias: readonly (Value | undefined)[];
   readonly layout: readonly LayerLayout[];
+  /** What each layer's feed-forward gave beside its rows. */
+  readonly feedForward: readonly Omit<FeedForwardOutput, 'y'>[];
 }
 
 /**
  * The forward pass over [B, T] token ids, padded on the right. Without streams it is the bare LLM.
  * @param inputs the audio inputs by the names of `audioInputNames`
+ * @param validBT 1 for a real token, 0 for padding: asked by feed-forward layers that leave it out
  */
 export function forward(
   model: AudioLlm,
   parameters: Parameters,
   idsBT: Value,
   inputs: Readonly<Record<string, Value>>,
+  validBT?: () => Value,
 ): ForwardPass {
   const audio = new Map(
     model.streams.map((stream) => {
@@ -131,7 +150,7 @@ export function forward(
       return [stream, connect(stream, parameters, inputs[frames] as Value, inputs[valid] as Value)];
     }),
   );
-  return forwardFrom(model, parameters, idsBT, audio);
+  return forwardFrom(model, parameters, idsBT, audio, validBT);
 }
 
 /** The forward pass over [B, T] token ids and what the connectors made of the audio. */
@@ -140,6 +159,7 @@ export function forwardFrom(
   parameters: Parameters,
   idsBT: Value,
   audio: ReadonlyMap<Stream, ConnectedAudio>,
+  validBT?: () => Value,
 ): ForwardPass {
   const { llm, feedForward, streams, integration, slot } = model;
   const [batch, textRows] = idsBT.shape as [number, number];
@@ -148,6 +168,7 @@ export function forwardFrom(
   const prefixRows = new Map<Stream, Value>();
   const keysValues: KeysValues[] = [];
   const audioBias: (Value | undefined)[] = [];
+  const feedForwards: Omit<FeedForwardOutput, 'y'>[] = [];
   let textBTD = embed(parameters, idsBT);
 
   for (const [layer, { external, rows }] of layout.entries()) {
@@ -179,6 +200,7 @@ export function forwardFrom(
       ),
       bias: bias.all,
       feedForward,
+      rows: () => feedForwardRows(llm, prefixes, connected, idsBT, validBT),
       attendTo: (own) =>
         concatKeysValues([
           ...external.map((segment) =>
@@ -189,6 +211,8 @@ export function forwardFrom(
     });
     keysValues.push(result.keysValues);
     audioBias.push(bias.audio);
+    const { y: _, ...beside } = result.feedForward;
+    feedForwards.push(beside);
     let start = 0;
     for (const segment of rows) {
       const part = slice(result.hiddenBTD, 1, start, start + segment.rows);
@@ -197,7 +221,29 @@ export function forwardFrom(
       start += segment.rows;
     }
   }
-  return { hiddenBTD: textBTD, keysValues, audioBias, layout };
+  return { hiddenBTD: textBTD, keysValues, audioBias, layout, feedForward: feedForwards };
+}
+
+/** What a layer that chooses by token, or leaves out padding, is told of its rows: prefix audio, then text. */
+function feedForwardRows(
+  { vocabularySize }: DecoderConfig,
+  prefixes: readonly Segment[],
+  connected: (segment: Segment) => ConnectedAudio,
+  idsBT: Value,
+  validBT: (() => Value) | undefined,
+): FeedForwardRows {
+  const [batch, textRows] = idsBT.shape as [number, number];
+  const audioTokens = prefixes.map(({ rows }) => {
+    const ids = Array.from({ length: rows }, (_, row) => audioRowToken(vocabularySize, row));
+    return expand(constant(int32([1, rows], ids)), [batch, rows]);
+  });
+  const tokensBT = concat([...audioTokens, idsBT], 1);
+  if (prefixes.length === 0) return { tokensBT, validBT: validBT?.() };
+  const audioValid = prefixes.map((segment) =>
+    cast(less(masked / 2, reshape(connected(segment).biasB11A, [batch, segment.rows])), 'float32'),
+  );
+  const textValid = validBT?.() ?? filled('float32', [batch, textRows], 1);
+  return { tokensBT, validBT: concat([...audioValid, textValid], 1) };
 }
 
 /** Keys and values of an attention-only stream in one layer. */

@@ -1,11 +1,12 @@
 /** Batches as an audio-LLM's programs take them: padded token ids, tokens whose probability is wanted, audio. */
+import { isSparse } from '../ffn/config.ts';
 import { tokenLogProbabilities, tokenLoss } from '../llm/score.ts';
-import { gather, reshape } from '../tensor/operations.ts';
+import { add, cast, constant, gather, less, reshape } from '../tensor/operations.ts';
 import type { Parameters } from '../tensor/parameters.ts';
 import type { Value, ValueType } from '../tensor/program.ts';
 import { float32, int32, type Tensor } from '../tensor/tensor.ts';
-import { scope } from '../tensor/trace.ts';
-import { type AudioLlm, audioInputNames, audioInputs, forward } from './audioLlm.ts';
+import { named, scope } from '../tensor/trace.ts';
+import { type AudioLlm, audioInputNames, audioInputs, type ForwardPass, forward } from './audioLlm.ts';
 import type { Stream } from './streams.ts';
 
 /** What the encoders made of a clip: encoder name -> [frames, width]. */
@@ -36,11 +37,13 @@ export class BatchError extends Error {
 }
 
 export function batchInputs(
-  { streams }: AudioLlm,
+  { streams, ffn = [] }: AudioLlm,
   { rows, textRows, targets }: BatchShape,
 ): Record<string, ValueType> {
   return {
     ids: { dtype: 'int32', shape: [rows, textRows] },
+    // Sparse feed-forward layers leave out padding.
+    ...(isSparse(ffn) && { lengths: { dtype: 'int32' as const, shape: [rows] } }),
     'target.rows': { dtype: 'int32', shape: [targets] },
     'target.ids': { dtype: 'int32', shape: [targets] },
     ...audioInputs(streams, rows),
@@ -70,8 +73,10 @@ export function batchFeeds(model: AudioLlm, shape: BatchShape, rows: readonly Ro
     }
   }
   if (next > shape.targets) throw new BatchError(`${next} targets in a batch that holds ${shape.targets}`);
+  const lengths = Array.from({ length: shape.rows }, (_, index) => rows[index]?.ids.length ?? 0);
   return {
     ids: int32([shape.rows, shape.textRows], ids),
+    ...(isSparse(model.ffn ?? []) && { lengths: int32([shape.rows], lengths) }),
     'target.rows': int32([shape.targets], targetRows),
     'target.ids': int32([shape.targets], targetIds),
     ...audioFeeds(model.streams, shape.rows, rows),
@@ -123,14 +128,24 @@ export function targetLogProbabilities(
   parameters: Parameters,
   inputs: Readonly<Record<string, Value>>,
 ): Value {
-  const hiddenBTD = hiddenStates(model, parameters, inputs);
+  const { hiddenBTD } = pass(model, parameters, inputs);
   return scope('score', () =>
     tokenLogProbabilities(model.llm, parameters, atTargets(hiddenBTD, inputs), inputs['target.ids'] as Value),
   );
 }
 
+/** The loss of a batch, and what beside it comes of the forward pass. */
+export interface TargetLoss {
+  /** Cross-entropy of the target tokens, each times its weight, summed up. */
+  readonly loss: Value;
+  /** Of the feed-forward layers, added up: a scalar. */
+  readonly auxiliaryLoss?: Value | undefined;
+  /** Scalars of the feed-forward layers: `layers.3.entropy`. */
+  readonly statistics: Readonly<Record<string, Value>>;
+}
+
 /**
- * Cross-entropy of the target tokens, each times its weight, summed up. Logits are computed at their positions only.
+ * The loss of the target tokens. Logits are computed at their positions only.
  * @param inputs as `batchInputs` declares them
  * @param weights [targets]
  */
@@ -139,20 +154,41 @@ export function targetLoss(
   parameters: Parameters,
   inputs: Readonly<Record<string, Value>>,
   weights: Value,
-): Value {
-  const hiddenBTD = hiddenStates(model, parameters, inputs);
-  return scope('score', () => {
+): TargetLoss {
+  const { hiddenBTD, feedForward } = pass(model, parameters, inputs);
+  const loss = scope('score', () => {
     const hiddenND = atTargets(hiddenBTD, inputs);
     return tokenLoss(model.llm, parameters, hiddenND, inputs['target.ids'] as Value, weights);
   });
+  const auxiliary = feedForward.flatMap(({ auxiliaryLoss }) => auxiliaryLoss ?? []);
+  const statistics = feedForward.flatMap(({ statistics: own = {} }, layer) =>
+    Object.entries(own).map(([name, value]): [string, Value] => [`layers.${layer}.${name}`, value]),
+  );
+  return {
+    loss,
+    auxiliaryLoss:
+      auxiliary.length === 0
+        ? undefined
+        : scope('loss', () =>
+            named(
+              'auxiliary',
+              auxiliary.reduce((total, own) => add(total, own)),
+            ),
+          ),
+    statistics: Object.fromEntries(statistics),
+  };
 }
 
-function hiddenStates(
-  model: AudioLlm,
-  parameters: Parameters,
-  inputs: Readonly<Record<string, Value>>,
-): Value {
-  return forward(model, parameters, inputs.ids as Value, inputs).hiddenBTD;
+function pass(model: AudioLlm, parameters: Parameters, inputs: Readonly<Record<string, Value>>): ForwardPass {
+  const { ids, lengths } = inputs as { ids: Value; lengths?: Value };
+  const valid = lengths === undefined ? undefined : () => validRows(lengths, ids.shape[1] as number);
+  return forward(model, parameters, ids, inputs, valid);
+}
+
+/** 1 for each row of a text of this length, 0 for the padding behind it, [B, T]. */
+export function validRows(lengthsB: Value, textRows: number): Value {
+  const positions = constant(int32([1, textRows], [...Array(textRows).keys()]));
+  return cast(less(positions, reshape(lengthsB, [lengthsB.shape[0] as number, 1])), 'float32');
 }
 
 /** The hidden states [targets, D] that predict the target tokens. */

@@ -4,7 +4,6 @@
  * Shape suffixes: B batch, F encoder frames, E encoder width, A audio tokens, D LLM hidden width, M latents.
  */
 import { masked } from '../llm/decoder.ts';
-import type { ParameterSpec } from '../llm/initialize.ts';
 import {
   add,
   constant,
@@ -22,7 +21,7 @@ import {
   subtract,
   transpose,
 } from '../tensor/operations.ts';
-import { type Parameters, parameter } from '../tensor/parameters.ts';
+import { type ParameterSpec, type Parameters, parameter } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { scope } from '../tensor/trace.ts';

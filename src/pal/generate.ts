@@ -5,13 +5,13 @@ import { type CacheLayout, cacheNames, continueSequences, stepProgram } from '..
 import type { Decoding } from '../llm/sampling.ts';
 import { type TextStream, textStream } from '../llm/textStream.ts';
 import type { Tokenizer } from '../llm/tokenizer.ts';
-import { gather, pad, reshape } from '../tensor/operations.ts';
+import { constant, gather, pad, reshape, subtract } from '../tensor/operations.ts';
 import { frozen, type Parameters, type ParameterTensors } from '../tensor/parameters.ts';
 import type { Program, Value } from '../tensor/program.ts';
 import { int32 } from '../tensor/tensor.ts';
 import { trace } from '../tensor/trace.ts';
 import { type AudioLlm, audioInputs, type ForwardPass, forward } from './audioLlm.ts';
-import { audioFeeds, BatchError, bucket, type Row } from './batch.ts';
+import { audioFeeds, BatchError, bucket, type Row, validRows } from './batch.ts';
 import { layoutOf } from './layout.ts';
 
 export interface GenerateOptions {
@@ -64,9 +64,27 @@ export function prefillProgram(
   } as const;
   return trace<string>(types, (inputs) => {
     const weights = frozen(parameters);
-    const pass = forward(model, weights, inputs.ids as Value, inputs);
-    return cacheOutputs(model, weights, pass, textSlots - promptRows, inputs.last as Value);
+    const last = inputs.last as Value;
+    const pass = forward(model, weights, inputs.ids as Value, inputs, () =>
+      promptRowsValid(last, promptRows),
+    );
+    return cacheOutputs(model, weights, pass, textSlots - promptRows, last);
   });
+}
+
+/**
+ * 1 for a prompt's rows, 0 for the padding behind them, [B, T].
+ * @param lastB where each sequence's last row stands in [B * T]
+ */
+export function promptRowsValid(lastB: Value, promptRows: number): Value {
+  const batch = lastB.shape[0] as number;
+  const starts = constant(
+    int32(
+      [batch],
+      Array.from({ length: batch }, (_, row) => row * promptRows - 1),
+    ),
+  );
+  return validRows(subtract(lastB, starts), promptRows);
 }
 
 /**

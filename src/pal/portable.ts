@@ -8,7 +8,7 @@ import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { trace } from '../tensor/trace.ts';
 import { type AudioLlm, forwardFrom } from './audioLlm.ts';
 import { type ConnectedAudio, connect, distinctTokens } from './connectors.ts';
-import { cacheLayoutOf, cacheOutputs } from './generate.ts';
+import { cacheLayoutOf, cacheOutputs, promptRowsValid } from './generate.ts';
 import type { Stream } from './streams.ts';
 
 /** The sizes that the programs are made for. */
@@ -56,8 +56,10 @@ export function portablePrograms(
         connectedInputs(model, stream, inputs),
       ]),
     );
-    const pass = forwardFrom(model, weights, inputs.ids as Value, audio);
-    return cacheOutputs(model, weights, pass, maxNewTokens, inputs.last as Value);
+    const last = inputs.last as Value;
+    const valid = () => promptRowsValid(last, promptRows);
+    const pass = forwardFrom(model, weights, inputs.ids as Value, audio, valid);
+    return cacheOutputs(model, weights, pass, maxNewTokens, last);
   });
   return { connectors, prompt, step: stepProgram(model.llm, parameters, model.feedForward, layout) };
 }

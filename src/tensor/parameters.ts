@@ -2,11 +2,23 @@
 
 import { constant } from './operations.ts';
 import { ProgramError, type Value, type ValueType } from './program.ts';
-import type { Tensor } from './tensor.ts';
+import type { Shape, Tensor } from './tensor.ts';
 import { named } from './trace.ts';
 
 export type Parameters = ReadonlyMap<string, Value>;
 export type ParameterTensors = ReadonlyMap<string, Tensor & { dtype: 'float32' }>;
+
+/** How a new parameter begins. */
+export type Initial = 'ones' | 'zeros' | 'normal' | 'uniform';
+
+export interface ParameterSpec {
+  readonly shape: Shape;
+  readonly initial: Initial;
+  /** Standard deviation of a normal initial value. */
+  readonly deviation?: number;
+  /** A uniform initial value lies in [-bound, bound). */
+  readonly bound?: number;
+}
 
 /** @throws ProgramError naming the parameter that is missing */
 export function parameter(parameters: Parameters, name: string): Value {

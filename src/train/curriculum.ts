@@ -10,7 +10,7 @@ import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32 } from '../tensor/tensor.ts';
 import type { Checkpoint, ReadCheckpoint, TrainingProgress } from './checkpoint.ts';
 import { collectGarbage } from './collectGarbage.ts';
-import { peakResidentMB, type StepMetrics } from './metrics.ts';
+import { peakResidentMB, routingMetrics, type StepMetrics } from './metrics.ts';
 import { learningRateAt } from './schedule.ts';
 import { configHash, type Watch } from './setup.ts';
 import { describeShapes, drawWindow, pick, planStage, trainableByStage } from './stage.ts';
@@ -161,7 +161,7 @@ async function runStage(
       const drawn = drawWindow(plan, model, progress.drawn, train.accumulate);
       const window = drawn.map(({ batch }) => batch);
       const learningRate = learningRateAt(progress.stageStep, stage);
-      const { loss, gradientNorm, scaling } = await state
+      const { loss, gradientNorm, scaling, statistics } = await state
         .step(window, learningRate)
         .catch((error: unknown) => {
           if (!(error instanceof NonFiniteError)) throw error;
@@ -187,6 +187,7 @@ async function runStage(
         learningRate,
         gradientNorm,
         ...scaling,
+        ...routingMetrics(statistics),
         tokens,
         tokensPerSecond,
         stepMs,

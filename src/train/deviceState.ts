@@ -17,6 +17,7 @@ import {
   gradientProgram,
   lossAndGradients,
   lossScaleInput,
+  meanStatistics,
   type OptimizerState,
   ofSize,
   overflows,
@@ -25,6 +26,7 @@ import {
   recomputeLayers,
   type StepOptions,
   type StepResult,
+  statisticOutputs,
   supervisedTokens,
   type TrainingState,
 } from './step.ts';
@@ -76,8 +78,12 @@ export function fusedProgram(options: Omit<StepOptions, 'engine'>): Program {
     ...precisionInputs(options),
   };
   const program = trace<string>({ ...types, ...objective.inputs }, (inputs) => {
-    const { loss, gradients } = lossAndGradients(options, inputs);
-    return { loss, ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]) };
+    const { loss, gradients, statistics } = lossAndGradients(options, inputs);
+    return {
+      loss,
+      ...statisticOutputs(statistics),
+      ...updates(optimizer, clipNorm, names, inputs, [...gradients.values()]),
+    };
   });
   return recomputeLayers(program, options.recompute ?? []);
 }
@@ -165,7 +171,11 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
   let done = start?.updates ?? 0;
   let scaling = startingLossScale(options, start);
 
-  function commit(outputs: Readonly<Record<string, Feed>>, loss: number): StepResult {
+  function commit(
+    outputs: Readonly<Record<string, Feed>>,
+    loss: number,
+    statistics: StepResult['statistics'],
+  ): StepResult {
     const gradientNorm = Number(plain(outputs, 'gradientNorm').data[0]);
     const used = scaling;
     let skipped: boolean;
@@ -186,6 +196,7 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
       loss,
       gradientNorm,
       scaling: used && { lossScale: used.scale, skipped },
+      statistics,
       updateMs: 0,
     };
   }
@@ -195,6 +206,7 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
     const trained = Object.fromEntries(names.map((name) => [name, state[name] as Feed]));
     let sums: Record<string, Feed> = zeroSums;
     let loss = 0;
+    const runs: Record<string, Feed>[] = [];
     for (const batch of window) {
       const before = sums;
       const { executable, feedsOf } = ofSize(accumulating, batch);
@@ -204,9 +216,10 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
           if (before !== zeroSums) dispose(Object.values(before));
         });
       loss += Number(plain(outputs, 'loss').data[0]);
+      runs.push(outputs);
       sums = Object.fromEntries(names.map((name) => [sumName(name), outputs[`gradient.${name}`] as Feed]));
     }
-    return { sums, loss };
+    return { sums, loss, statistics: meanStatistics(runs) };
   }
 
   async function read(wanted: readonly string[]): Promise<Map<string, Tensor & { dtype: 'float32' }>> {
@@ -236,14 +249,18 @@ export async function deviceState(options: StepOptions, start?: OptimizerState):
         const [batch] = window as readonly [Batch];
         const { executable, feedsOf } = ofSize(fused, batch);
         const outputs = await executable.run({ ...state, ...scalars, ...scaleFeed, ...feedsOf(batch) });
-        return commit(outputs, Number(plain(outputs, 'loss').data[0]) / supervised);
+        return commit(
+          outputs,
+          Number(plain(outputs, 'loss').data[0]) / supervised,
+          meanStatistics([outputs]),
+        );
       }
-      const { sums, loss } = await accumulateWindow(window, scaleFeed);
+      const { sums, loss, statistics } = await accumulateWindow(window, scaleFeed);
       const fed = Object.fromEntries(names.map((name) => [`gradient.${name}`, sums[sumName(name)] as Feed]));
       const outputs = await (update as Executable)
         .run({ ...state, ...fed, ...scalars })
         .finally(() => dispose(Object.values(sums)));
-      return commit(outputs, loss / supervised);
+      return commit(outputs, loss / supervised, statistics);
     },
     parameters: () => read(names),
     async optimizer() {

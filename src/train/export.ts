@@ -5,6 +5,7 @@ import { readEncoderManifest } from '../audio/encoder.ts';
 import { loadExperiment } from '../config/load.ts';
 import { mustBeEmpty, writeFolderAtomic } from '../config/writeFile.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
+import { isFeedForward } from '../ffn/parameters.ts';
 import { writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { isAdapter, mergeLora } from '../llm/lora.ts';
@@ -45,7 +46,14 @@ export async function exportAudioLlm(from: string, to: string, options: ExportOp
  */
 export async function exportLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
-  const { model, llm, parameters } = await withLora(await readTrained(from), options);
+  const trained = await readTrained(from);
+  const sparse = trained.model.ffn?.findIndex(({ kind }) => kind === 'sparse') ?? -1;
+  if (sparse >= 0)
+    throw new RunError(
+      `${from}: layer ${sparse} has a sparse feed-forward (llm.ffn), which transformers has no name for; ` +
+        'choose --format audio-llm or onnx',
+    );
+  const { model, llm, parameters } = await withLora(trained, options);
   const shapes = parameterShapes(llm.config);
   const own = new Map([...parameters].filter(([name]) => shapes.has(name)));
   await writeFolderAtomic(to, async (aside) => {
@@ -72,7 +80,7 @@ export async function withLora(
   const merged = mergeLora(parameters);
   const shapes = parameterShapes(model.llm);
   const ofLlm = (tensors: ParameterTensors) =>
-    new Map([...tensors].filter(([name]) => shapes.has(name) || isAdapter(name)));
+    new Map([...tensors].filter(([name]) => shapes.has(name) || isAdapter(name) || isFeedForward(name)));
   const engine = onnxEngine({ threads: experiment.train.threads });
   const error = await mergeError(
     { config: model.llm, feedForward: model.feedForward, apart: ofLlm(parameters), merged: ofLlm(merged) },

@@ -11,6 +11,7 @@ import {
   forEachSize,
   gradientProgram,
   lossScaleInput,
+  meanStatistics,
   type OptimizerState,
   ofSize,
   overflows,
@@ -49,11 +50,13 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       const scaleFeed: Record<string, Tensor> =
         used === undefined ? {} : { [lossScaleInput]: float32([], [used.scale / supervised]) };
       let loss = 0;
+      const runs: Awaited<ReturnType<BatchExecutable['executable']['run']>>[] = [];
       if (accumulates) for (const [, { data }] of gradients) data.fill(0);
       for (const batch of window) {
         const { executable, feedsOf } = ofSize(programs, batch);
         const outputs = await executable.run({ ...feeds, ...scaleFeed, ...feedsOf(batch) }, into);
         loss += Number(plain(outputs, 'loss').data[0]) / supervised;
+        runs.push(outputs);
       }
       const began = performance.now();
       const divisor = used?.scale ?? supervised;
@@ -66,7 +69,8 @@ export async function hostState(options: StepOptions, start?: OptimizerState): P
       }
       scaling = used && nextLossScale(used, skipped);
       const told = used && { lossScale: used.scale, skipped };
-      return { loss, gradientNorm, scaling: told, updateMs: performance.now() - began };
+      const statistics = meanStatistics(runs);
+      return { loss, gradientNorm, scaling: told, statistics, updateMs: performance.now() - began };
     },
     parameters: async () => new Map(all('parameter')),
     optimizer: async () => ({

@@ -15,6 +15,10 @@ export interface StepMetrics {
   readonly lossScale?: number;
   /** Whether the gradients overflowed, so that nothing was updated; with float16 alone. */
   readonly skipped?: boolean;
+  /** What is minimised beside the loss, for each supervised token; with sparse feed-forward layers that have some. */
+  readonly auxiliaryLoss?: number;
+  /** How tokens choose blocks: `layers.3.entropy`; with sparse feed-forward layers alone. */
+  readonly feedForward?: Readonly<Record<string, number>>;
   /** Text and audio tokens taken in by the LLM. */
   readonly tokens: number;
   readonly tokensPerSecond: number;
@@ -27,6 +31,17 @@ export interface StepMetrics {
 export function peakResidentMB(): number {
   // Node gives KiB.
   return Math.round((process.resourceUsage().maxRSS * 1024) / 1e6);
+}
+
+/** The statistics of a step as its metrics. */
+export function routingMetrics({
+  auxiliaryLoss,
+  ...feedForward
+}: Readonly<Record<string, number>>): Pick<StepMetrics, 'auxiliaryLoss' | 'feedForward'> {
+  return {
+    ...(auxiliaryLoss !== undefined && { auxiliaryLoss }),
+    ...(Object.keys(feedForward).length > 0 && { feedForward }),
+  };
 }
 
 export interface MetricsLog {

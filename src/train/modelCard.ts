@@ -78,7 +78,7 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
         ]),
       ),
     ],
-    ['## Language model', '', ...languageModel(experiment, model.lora !== undefined)],
+    ['## Language model', '', ...languageModel(experiment, model)],
     [
       '## Training',
       '',
@@ -110,13 +110,18 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
   return `${sections.map((lines) => lines.join('\n')).join('\n\n')}\n`;
 }
 
-function languageModel({ llm }: Experiment, hasAdapters: boolean): string[] {
-  const from = `It began as \`${llm.from}\`; config.json, model.safetensors and the tokenizer are as transformers loads them.`;
+function languageModel({ llm }: Experiment, { lora, ffn = [] }: AudioLlm): string[] {
+  const sparse = ffn.flatMap(({ kind }, layer) => (kind === 'sparse' ? [layer] : []));
+  const loads =
+    sparse.length === 0
+      ? 'config.json, model.safetensors and the tokenizer are as transformers loads them.'
+      : `its feed-forward is sparse in the layers ${sparse.join(', ')} (\`llm.ffn\` in experiment.yaml), which palkit alone computes.`;
+  const from = `It began as \`${llm.from}\`; ${loads}`;
   if (llm.lora === null) return [from];
   const { rank, alpha } = llm.lora;
   const adapters = `low-rank adapters (rank ${rank}, alpha ${alpha})`;
   return [
-    hasAdapters
+    lora !== undefined
       ? `${from} \`adapter/\` holds its ${adapters} as PEFT loads them.`
       : `${from} Its ${adapters} are merged into the weights.`,
   ];

@@ -10,6 +10,8 @@ import { readEncoderManifest } from '../audio/encoder.ts';
 import { formatExperiment } from '../config/load.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
+import { hashTableShapes } from '../ffn/hashTable.ts';
+import { feedForwardLayerOf, feedForwardParameters } from '../ffn/parameters.ts';
 import { readAdapter, writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { isAdapter } from '../llm/lora.ts';
@@ -24,6 +26,7 @@ import {
 } from '../llm/weights.ts';
 import { type AudioLlm, streamParameters } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { Shape } from '../tensor/tensor.ts';
 import { modelCard, resultsSchema, type TrainedModel } from './modelCard.ts';
 import { RunError } from './setup.ts';
 
@@ -39,6 +42,8 @@ const schema = z.strictObject({
   frames: z.record(z.string(), z.int().min(1).max(1_000_000)),
   /** Where the adapters of the experiment's `llm.lora` are: it has none, beside the LLM, in its weights. */
   lora: z.enum(['none', 'kept', 'merged']).default('none'),
+  /** Layers of the LLM (0-based) without feed-forward weights of their own: the experiment's `llm.ffn` replaced them. */
+  replaced: z.array(z.int().min(0)).default([]),
 });
 
 export interface SaveModelOptions extends SaveOptions {
@@ -58,7 +63,8 @@ export async function saveModel(
     new Map([...parameters].filter(([name]) => wanted(name)));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
   const lora = model.lora !== undefined ? 'kept' : experiment.llm.lora === null ? 'none' : 'merged';
-  const description = { version: 1, frames, lora };
+  const replaced = replacedLayers(model);
+  const description = { version: 1, frames, lora, replaced };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
     // Its config: whoever generates with it must stop where training ended answers.
@@ -136,8 +142,9 @@ export async function loadModel(
   });
   const parsed = schema.safeParse(parseJson(text));
   if (!parsed.success) throw new RunError(`${path}: not the description of an audio-LLM`);
-  const { frames, lora } = parsed.data;
-  const llm = await loadLlm(folder);
+  const { frames, lora, replaced } = parsed.data;
+  const absent = new Set(replaced);
+  const llm = await loadLlm(folder, { isAbsent: (name) => absent.has(feedForwardLayerOf(name)) });
   const assembled = assemble(llm, new Map(Object.entries(frames)));
   const [described, named] = [Object.keys(frames), assembled.streams.map(({ name }) => name)];
   if (described.sort().join() !== named.sort().join()) {
@@ -149,13 +156,28 @@ export async function loadModel(
     const what = lora === 'none' ? 'has no adapters' : `has adapters (${lora})`;
     throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);
   }
+  if (JSON.stringify(replacedLayers(assembled)) !== JSON.stringify(replaced))
+    throw new RunError(
+      `${path}: the model's feed-forward layers are not those that the experiment's llm.ffn describes`,
+    );
   const model = lora === 'kept' ? assembled : { ...assembled, lora: undefined };
   const streams = await readSafetensors(join(folder, 'streams.safetensors'));
-  const expected = new Map([...streamParameters(model)].map(([name, { shape }]) => [name, shape]));
+  const expected = new Map<string, Shape>(
+    [...streamParameters(model), ...feedForwardParameters(model.ffn ?? [], model.llm)].map(
+      ([name, { shape }]) => [name, shape],
+    ),
+  );
+  for (const [name, shape] of hashTableShapes(model.ffn ?? [], model.llm.vocabularySize))
+    expected.set(name, shape);
   checkKeys(streams, expected, join(folder, 'streams.safetensors'));
   const adapters = model.lora === undefined ? [] : await adaptersOf(join(folder, 'adapter'), model);
   const parameters = new Map([...llm.parameters, ...(streams as Map<string, FloatTensor>), ...adapters]);
   return { model, llm, parameters };
+}
+
+/** The layers whose memory is of another size than the LLM's own. */
+function replacedLayers({ ffn = [] }: AudioLlm): number[] {
+  return ffn.flatMap((layer, at) => (layer.kind === 'sparse' && !layer.ownWeights ? [at] : []));
 }
 
 async function adaptersOf(folder: string, { llm, lora }: AudioLlm): Promise<Map<string, FloatTensor>> {

@@ -26,7 +26,14 @@ import { type MemoryTerm, memoryTerms } from './planMemory.ts';
 import { estimateStepMs, type PartWork, type ProgramWork, partsOf, type Rates } from './planTime.ts';
 import { findStage } from './profile.ts';
 import { assemble, checkPrecision, initialParameters, loadExperimentLlm, RunError } from './setup.ts';
-import { bytesOfAll, describeShapes, planStage, type StagePlan, trainableByStage } from './stage.ts';
+import {
+  bytesOfAll,
+  describeShapes,
+  planStage,
+  type StagePlan,
+  tokenFrequencies,
+  trainableByStage,
+} from './stage.ts';
 import type { Objective } from './step.ts';
 import { fitting, type SkippedSample } from './textLength.ts';
 import { stepProgram } from './trainingState.ts';
@@ -107,7 +114,8 @@ export async function planExperiment(
   const format = promptFormat(experiment.prompt, llm);
   const { fitting: usable, tooLong } = fitting(experiment, model, format, audible, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
-  const parameters = initialParameters(model, loaded, experiment.seed);
+  const frequencies = tokenFrequencies(experiment, format, usable);
+  const parameters = initialParameters(model, loaded, experiment.seed, frequencies);
   const inPlace = engine.kind === 'onnx' && engine.provider === 'cpu';
   const sources = {
     experiment,

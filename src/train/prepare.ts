@@ -16,6 +16,7 @@ import {
   RunError,
   type Watch,
 } from './setup.ts';
+import { tokenFrequencies } from './stage.ts';
 import { fitting, type SkippedSample } from './textLength.ts';
 
 export interface ExperimentExamples {
@@ -64,6 +65,7 @@ export async function buildModel(
   const format = promptFormat(experiment.prompt, llm);
   const { fitting: usable, tooLong } = fitting(experiment, model, format, heard, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
-  const parameters = initialParameters(model, loaded, experiment.seed);
+  const frequencies = tokenFrequencies(experiment, format, usable);
+  const parameters = initialParameters(model, loaded, experiment.seed, frequencies);
   return { usable, tooLong, format, llm, model, parameters };
 }

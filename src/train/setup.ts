@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { loadEncoder } from '../audio/encoder.ts';
 import type { Encoder } from '../audio/encoderManifest.ts';
 import { encodeAll } from '../audio/featureCache.ts';
+import { ConfigError } from '../config/configError.ts';
 import { locate } from '../config/locate.ts';
 import { random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
@@ -12,15 +13,18 @@ import { type Engine, EngineError } from '../engine/engine.ts';
 import { type OnnxEngineOptions, onnxEngine } from '../engine/onnx/engine.ts';
 import type { Provider } from '../engine/onnx/lower.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
-import { feedForwardOf } from '../ffn/feedForward.ts';
+import { type FeedForwardLayer, feedForwardLayers } from '../ffn/config.ts';
+import { hashTable } from '../ffn/hashTable.ts';
+import { feedForwardOf } from '../ffn/layers.ts';
+import { feedForwardLayerOf, feedForwardParameters, hashTableName, isReplaced } from '../ffn/parameters.ts';
 import type { DownloadProgress } from '../llm/hub.ts';
-import { initialize, type ParameterSpec } from '../llm/initialize.ts';
-import { loraOf, loraParameters, loraScale } from '../llm/lora.ts';
+import { initialize } from '../llm/initialize.ts';
+import { type Lora, loraOf, loraParameters, loraScale } from '../llm/lora.ts';
 import { type LlmFrame, type LoadedLlm, loadLlm } from '../llm/weights.ts';
 import { type AudioLlm, copiedParameters, streamParameters } from '../pal/audioLlm.ts';
 import type { ClipFeatures } from '../pal/batch.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
-import type { ParameterTensors } from '../tensor/parameters.ts';
+import type { ParameterSpec, ParameterTensors } from '../tensor/parameters.ts';
 import { adapterScale } from '../tensor/projection.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -194,11 +198,13 @@ export function assemble(
   frames: ReadonlyMap<string, number>,
 ): AudioLlm {
   const { front, endId } = promptFormat(experiment.prompt, llm);
+  const ffn = feedForwardLayers(experiment.llm.ffn, llm.config);
   return {
     // What ends an answer in training stops it in generation.
     llm: { ...llm.config, eosTokenIds: [...new Set([endId, ...llm.config.eosTokenIds])] },
-    feedForward: feedForwardOf(experiment.llm.ffn),
-    lora: experiment.llm.lora === null ? undefined : loraOf(llm.config, experiment.llm.lora),
+    feedForward: feedForwardOf(ffn),
+    ffn,
+    lora: experiment.llm.lora === null ? undefined : loraBeside(ffn, loraOf(llm.config, experiment.llm.lora)),
     streams: experiment.streams.map((stream) => ({
       ...stream,
       frames: frames.get(stream.name) ?? 1,
@@ -209,15 +215,41 @@ export function assemble(
   };
 }
 
-/** Initial parameters: the LLM's, and new ones for streams and adapters that only the seed and their names decide. */
+/** @throws ConfigError for an adapter in a layer that chooses among blocks: only whole projections have some */
+function loraBeside(ffn: readonly FeedForwardLayer[], lora: Lora): Lora {
+  const module = lora.modules.find((name) => ffn[feedForwardLayerOf(name)]?.kind === 'sparse');
+  if (module === undefined) return lora;
+  throw new ConfigError(
+    `llm.lora.targets: they choose ${module}, whose feed-forward layer is sparse (llm.ffn); adapters go on whole ` +
+      'projections: leave its mlp out of targets, or the layer out of llm.lora.layers',
+  );
+}
+
+/**
+ * Initial parameters: the LLM's, and new ones for streams, feed-forward layers and adapters that only the seed and
+ * their names decide.
+ * @param frequencies how often tokens occur in training, by which hash layers are balanced
+ */
 export function initialParameters(
   model: AudioLlm,
   llm: ParameterTensors,
   seed: number,
+  frequencies: ReadonlyMap<number, number> = new Map(),
 ): Map<string, Feature> {
   const begin = (specs: ReadonlyMap<string, ParameterSpec>) =>
     initialize(specs, (name) => random(seed, 'initial', name));
-  const all = new Map<string, Feature>([...llm, ...begin(streamParameters(model))]);
+  const { ffn = [] } = model;
+  const all = new Map<string, Feature>([
+    ...[...llm].filter(([name]) => !isReplaced(ffn, name)),
+    ...begin(streamParameters(model)),
+    ...begin(feedForwardParameters(ffn, model.llm)),
+  ]);
+  for (const [at, layer] of ffn.entries()) {
+    if (layer.kind !== 'sparse' || layer.select !== 'hash') continue;
+    const name = hashTableName(at);
+    const draws = random(seed, 'initial', name);
+    all.set(name, hashTable(layer, model.llm.vocabularySize, frequencies, draws));
+  }
   if (model.lora !== undefined) {
     for (const [name, tensor] of begin(loraParameters(model.llm, model.lora))) all.set(name, tensor);
     all.set(adapterScale, loraScale(model.lora));

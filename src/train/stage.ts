@@ -5,6 +5,7 @@ import { selectNames } from '../config/patterns.ts';
 import { type Random, random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
+import { isFeedForward, isHashTable } from '../ffn/parameters.ts';
 import { isAdapter } from '../llm/lora.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
@@ -48,6 +49,20 @@ export function stageExamples(stage: Stage, examples: readonly Example[]): Examp
   return chosen;
 }
 
+/** How often each token occurs in the questions that are trained on, and in their answers. */
+export function tokenFrequencies(
+  experiment: Experiment,
+  format: PromptFormat,
+  examples: readonly Example[],
+): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const example of examples) {
+    for (const id of trainingRow(experiment, format, example, undefined).ids)
+      counts.set(id, (counts.get(id) ?? 0) + 1);
+  }
+  return counts;
+}
+
 /** A question with its answer as one sequence; the targets are what is learned. */
 export function trainingRow(
   { train }: Experiment,
@@ -67,12 +82,16 @@ export function trainingRow(
  * @throws ConfigError for a pattern that matches nothing, and for adapters that never learn
  */
 export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
-  const all = [...names].filter((name) => name !== adapterScale);
+  const all = [...names].filter((name) => name !== adapterScale && !isHashTable(name));
   const stages = train.stages.map(({ name, trainable }) =>
     selectNames(trainable, all, { where: `train.stages "${name}".trainable`, what: 'parameter' }),
   );
   if (all.some(isAdapter) && !stages.some((chosen) => [...chosen].some(isAdapter)))
     throw new ConfigError('llm.lora has no effect: no stage trains "lora.*", and adapters begin as nothing');
+  if (all.some(isFeedForward) && !stages.some((chosen) => [...chosen].some(isFeedForward)))
+    throw new ConfigError(
+      'llm.ffn: no stage trains "ffn.*", and what chooses the blocks, or the blocks themselves, begin as random numbers',
+    );
   return stages;
 }
 

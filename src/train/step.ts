@@ -1,6 +1,6 @@
 /** The training step: its contract, and the tensor program of the loss and its gradients. */
 import type { Random } from '../config/random.ts';
-import type { Engine } from '../engine/engine.ts';
+import { type Engine, type Feed, plain } from '../engine/engine.ts';
 import { gradients } from '../tensor/gradients.ts';
 import { add, divide } from '../tensor/operations.ts';
 import { frozen, type Parameters, type ParameterTensors, parameterInputs } from '../tensor/parameters.ts';
@@ -8,7 +8,7 @@ import type { Precision } from '../tensor/precision.ts';
 import type { Program, Value, ValueType } from '../tensor/program.ts';
 import { recomputableRegions, recompute } from '../tensor/recompute.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { trace, withDropout, withPrecision } from '../tensor/trace.ts';
+import { scope, trace, withDropout, withPrecision } from '../tensor/trace.ts';
 import { type LossScale, needsLossScale, smallestLossScale } from './lossScale.ts';
 import type { AdamWConfig } from './optimizer.ts';
 
@@ -28,12 +28,21 @@ export interface Batch {
 /** What is trained: a loss over named inputs. */
 export interface Objective {
   readonly inputs: Readonly<Record<string, ValueType>>;
-  /** The loss summed over the supervised tokens, times `scale` (a float32 scalar) where one is given. */
+  /** @param scale a float32 scalar that losses are multiplied by, where one is given */
   readonly summedLoss: (
     parameters: Parameters,
     inputs: Readonly<Record<string, Value>>,
     scale?: Value,
-  ) => Value;
+  ) => SummedLoss;
+}
+
+export interface SummedLoss {
+  /** Summed over the supervised tokens. */
+  readonly loss: Value;
+  /** What is minimised beside it, as a sum over as many tokens. */
+  readonly auxiliaryLoss?: Value | undefined;
+  /** Scalars worth logging, by name. */
+  readonly statistics?: Readonly<Record<string, Value>>;
 }
 
 export interface StepOptions {
@@ -90,8 +99,9 @@ export function precisionInputs({ precision = 'float32' }: Pick<StepOptions, 'pr
 }
 
 /**
- * Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens; the gradients
- * times `loss.scale` where the precision has that input.
+ * Loss and gradients of one micro-batch: outputs `loss` and `gradient.<name>`, both sums over tokens, the gradients
+ * times `loss.scale` where the precision has that input; and `statistic.<name>`. What is minimised beside the loss is
+ * in the gradients alone.
  * @param accumulates whether the gradients are added to inputs `sum.<name>`
  */
 export function gradientProgram(
@@ -102,21 +112,39 @@ export function gradientProgram(
   const sums = accumulates ? prefixed('sum.', own) : {};
   const types = { ...own, ...sums, ...precisionInputs(options), ...options.objective.inputs };
   const program = trace<string>(types, (inputs) => {
-    const { loss, gradients: parts } = lossAndGradients(options, inputs);
+    const { loss, gradients: parts, statistics } = lossAndGradients(options, inputs);
     const outputs = [...parts].map(([name, part]) => [
       `gradient.${name}`,
       accumulates ? add(inputs[`sum.${name}`] as Value, part) : part,
     ]);
-    return { loss, ...Object.fromEntries(outputs) };
+    return { loss, ...statisticOutputs(statistics), ...Object.fromEntries(outputs) };
   });
   return recomputeLayers(program, options.recompute ?? []);
 }
 
-/** The loss, and its gradient for every trained parameter. */
+/** What the outputs are called that are only there to be logged. */
+const statisticPrefix = 'statistic.';
+
+export function statisticOutputs(statistics: Readonly<Record<string, Value>>): Record<string, Value> {
+  return Object.fromEntries(
+    Object.entries(statistics).map(([name, value]) => [`${statisticPrefix}${name}`, value]),
+  );
+}
+
+/** The statistics among the outputs of each micro-batch, averaged. */
+export function meanStatistics(runs: readonly Readonly<Record<string, Feed>>[]): Record<string, number> {
+  const [first = {}] = runs;
+  const names = Object.keys(first).filter((name) => name.startsWith(statisticPrefix));
+  const mean = (name: string) =>
+    runs.reduce((total, outputs) => total + Number(plain(outputs, name).data[0]), 0) / runs.length;
+  return Object.fromEntries(names.map((name) => [name.slice(statisticPrefix.length), mean(name)]));
+}
+
+/** The loss, and the gradient of all that is minimised for every trained parameter. */
 export function lossAndGradients(
   { objective, trainable, frozen: fixed, precision = 'float32', dropout = 0 }: Differentiated,
   inputs: Readonly<Record<string, Value>>,
-): { loss: Value; gradients: Map<string, Value> } {
+): { loss: Value; gradients: Map<string, Value>; statistics: Readonly<Record<string, Value>> } {
   const names = [...trainable.keys()];
   const own = names.map((name) => inputs[name] as Value);
   const parameters = new Map([
@@ -124,13 +152,18 @@ export function lossAndGradients(
     ...names.map((name, at) => [name, own[at] as Value] as const),
   ]);
   const scale = inputs[lossScaleInput];
-  const { scaled, parts } = withPrecision(precision, () => {
+  const { summed, parts } = withPrecision(precision, () => {
     const forward = () => objective.summedLoss(parameters, inputs, scale);
     const summed = dropout === 0 ? forward() : withDropout(forward);
-    return { scaled: summed, parts: gradients(summed, own) };
+    const { loss, auxiliaryLoss } = summed;
+    const minimised = auxiliaryLoss === undefined ? loss : scope('loss', () => add(loss, auxiliaryLoss));
+    return { summed, parts: gradients(minimised, own) };
   });
-  const loss = scale === undefined ? scaled : divide(scaled, scale);
-  return { loss, gradients: new Map(names.map((name, at) => [name, parts[at] as Value])) };
+  return {
+    loss: scale === undefined ? summed.loss : divide(summed.loss, scale),
+    gradients: new Map(names.map((name, at) => [name, parts[at] as Value])),
+    statistics: summed.statistics ?? {},
+  };
 }
 
 /** The scope of a decoder layer's values. */
@@ -168,6 +201,8 @@ export interface StepResult {
   readonly gradientNorm: number;
   /** Undefined where the precision needs no loss scale. */
   readonly scaling?: { readonly lossScale: number; readonly skipped: boolean } | undefined;
+  /** Scalars of the objective, averaged over the window's micro-batches. */
+  readonly statistics: Readonly<Record<string, number>>;
   /** Milliseconds of the update where it is no part of the engine's programs, else 0. */
   readonly updateMs: number;
 }

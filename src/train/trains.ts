@@ -1,5 +1,6 @@
 /** What each stage trains, in groups that a person can take in. */
 import type { Experiment } from '../config/schema.ts';
+import { isHashTable } from '../ffn/parameters.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { adapterScale } from '../tensor/projection.ts';
 import { trainableByStage } from './stage.ts';
@@ -21,7 +22,7 @@ export interface StageTrains {
 
 /** What every stage trains. @throws ConfigError as `trainableByStage` */
 export function whatTrains(experiment: Experiment, parameters: ParameterTensors): StageTrains[] {
-  const own = new Map([...parameters].filter(([name]) => name !== adapterScale));
+  const own = new Map([...parameters].filter(([name]) => name !== adapterScale && !isHashTable(name)));
   const all = counted([...own.keys()], own);
   return trainableByStage(experiment, own.keys()).map((names, at) => {
     const groups = [...new Set([...names].map(groupOf))].map((group) => ({

@@ -63,6 +63,56 @@ describe('problems of a file', () => {
       'experiment.yaml:2:25  run.xylophone: unknown field; known here: dir',
     ],
     [
+      'a feed-forward layer that does not say how tokens choose',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: sparse, blockSize: 4 } }',
+        ),
+      'experiment.yaml:3:34  llm.ffn.select: is missing; one of switch, topk, hash, avg-k, vanilla-memory, pkm, lowrank-memory',
+    ],
+    [
+      'a field of another way to choose',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: sparse, select: switch, blockSize: 4, heads: 2 } }',
+        ),
+      'experiment.yaml:3:85  llm.ffn.heads: has no effect with select: switch; only with select: pkm',
+    ],
+    [
+      'a field of sparse feed-forward layers',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: dense, blockSize: 4 } }',
+        ),
+      'experiment.yaml:3:54  llm.ffn.blockSize: has no effect with kind: dense; only with kind: sparse',
+    ],
+    [
+      'an entry in a list of feed-forward layers',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: [{ kind: dense }, { kind: sparse, select: topk, blockSize: 4, active: 0 }] }',
+        ),
+      'experiment.yaml:3:109  llm.ffn.1.active: expected at least 1, found 0',
+    ],
+    [
+      'feed-forward layers that are neither a map nor a list',
+      () => change('llm: { from: models/sound-world }', 'llm: { from: models/sound-world, ffn: 3 }'),
+      'experiment.yaml:3:39  llm.ffn: expected map | list of maps, found 3',
+    ],
+    [
+      'more than one block of a switch',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: sparse, select: switch, blockSize: 4, active: 2 } }',
+        ),
+      'experiment.yaml:3:93  llm.ffn.active: expected at most 1, found 2',
+    ],
+    [
       'a field of the other mode',
       () => change('{ mode: attention-only }', '{ mode: prefix, audioNorm: own }'),
       'experiment.yaml:9:34  streams.0.integration.audioNorm: has no effect with mode: prefix; only with mode: attention-only',
@@ -406,6 +456,20 @@ train:
 });
 
 describe('overrides', () => {
+  test('fields of what may be a map or a list', async () => {
+    const path = await write(smallest);
+    const ffnOf = async (sets: string[]) => (await loadExperiment(path, sets)).experiment.llm.ffn;
+    const sparse = '{ kind: sparse, select: avg-k, blockSize: 4, active: 1 }';
+    expect(await ffnOf([`llm.ffn=${sparse}`, 'llm.ffn.active=3'])).toMatchObject({
+      active: 3,
+      gate: 'indicator',
+    });
+    expect(await ffnOf([`llm.ffn=[${sparse}]`, 'llm.ffn.0.active=3'])).toMatchObject([{ active: 3 }]);
+    expect(await messageOf(loadExperiment(path, [`llm.ffn=[${sparse}]`, 'llm.ffn.1.active=3']))).toContain(
+      'llm.ffn has 1 entry (0)',
+    );
+  });
+
   test('fields, list entries in both spellings, whole maps, null', async () => {
     const { experiment } = await loadExperiment(await write(smallest), [
       'train.stages.0.steps=20',
@@ -489,7 +553,7 @@ describe('printing', () => {
 });
 
 describe('the shipped experiments', async () => {
-  const names = (await readdir('configs')).filter((name) => name.endsWith('.yaml'));
+  const names = (await readdir('configs', { recursive: true })).filter((name) => name.endsWith('.yaml'));
 
   test('are all there', () => {
     for (const name of ['default', 'prefix', 'delayed', 'attention-only', 'ensemble', 'hybrid']) {
@@ -499,7 +563,7 @@ describe('the shipped experiments', async () => {
 
   test.each(names)('%s loads, is named as its file, and survives printing', async (file) => {
     const { experiment } = await loadExperiment(join('configs', file));
-    const name = file.replace('.yaml', '');
+    const name = file.replace('.yaml', '').replaceAll('/', '-');
     expect(experiment.name).toBe(name);
     expect(experiment.run.dir).toBe(`runs/${name}`);
     const printed = await write(formatExperiment(experiment), 'printed.yaml');

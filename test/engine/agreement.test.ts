@@ -9,6 +9,8 @@ import { random } from '../../src/config/random.ts';
 import { type Engine, type Feed, plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { tfjsEngine } from '../../src/engine/tfjs/engine.ts';
+import type { FeedForwardConfig } from '../../src/ffn/config.ts';
+import { isHashTable } from '../../src/ffn/parameters.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import type { IntegrationConfig, Stream } from '../../src/pal/streams.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
@@ -20,7 +22,7 @@ import {
   type StepOptions,
 } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
-import { allParameters, attentionOnly, audioLlm, stream } from '../pal/fixture.ts';
+import { allParameters, attentionOnly, audioLlm, sparseKinds, stream } from '../pal/fixture.ts';
 
 const onnx = onnxEngine({ threads: 1 });
 const wasm = await tfjsEngine({ backend: 'wasm' });
@@ -28,7 +30,7 @@ afterAll(() => Promise.all([onnx.dispose(), wasm.dispose()]));
 
 const latent = { kind: 'latent', tokens: 3, heads: 2, blocks: 1, perLayer: true } as const;
 const prefix = (startLayer: number): Stream['integration'] => ({ mode: 'prefix', startLayer });
-const variants: Record<string, [Stream[], Partial<IntegrationConfig>?]> = {
+const variants: Record<string, [Stream[], Partial<IntegrationConfig>?, FeedForwardConfig?]> = {
   'prefix through every layer': [[stream('one', { integration: prefix(0) })]],
   'prefix, delayed': [[stream('one', { integration: prefix(2) })]],
   'prefix, delayed, compact positions': [
@@ -58,6 +60,12 @@ const variants: Record<string, [Stream[], Partial<IntegrationConfig>?]> = {
   'hybrid of two encoders': [
     [stream('one'), stream('two', { frames: 3, width: 4, integration: prefix(1), connector: latent })],
     { attentionOnlyVisibleToPrefix: false },
+  ],
+  ...Object.fromEntries(Object.entries(sparseKinds).map(([kind, ffn]) => [kind, [[stream('one')], {}, ffn]])),
+  'topk that drops, over prefix rows': [
+    [stream('one', { integration: prefix(0) })],
+    {},
+    { ...sparseKinds.topk, capacityFactor: 0.8 } as FeedForwardConfig,
   ],
 };
 
@@ -93,7 +101,7 @@ function optionsOf(
   clipNorm: number | null,
 ): StepOptions {
   const parameters = allParameters(model);
-  const isFrozen = (name: string) => name.startsWith('model.layers.0.mlp');
+  const isFrozen = (name: string) => name.startsWith('model.layers.0.mlp') || isHashTable(name);
   return {
     engine,
     objective: answerObjective(model, shape),
@@ -161,8 +169,8 @@ async function stepsOn(options: StepOptions, model: AudioLlm, start?: OptimizerS
   return result;
 }
 
-describe.each(Object.entries(variants))('%s', (_, [streams, integration]) => {
-  const model = audioLlm(streams, integration);
+describe.each(Object.entries(variants))('%s', (_, [streams, integration, ffn]) => {
+  const model = audioLlm(streams, integration, ffn);
 
   it('gives the same loss and the same gradient of every tensor, to 1e-4', async () => {
     agree(await gradientsOn(model, wasm), await gradientsOn(model, onnx), 1e-4);

@@ -5,11 +5,12 @@ import { denseFeedForward } from '../../src/ffn/feedForward.ts';
 import { causalBias, decoderLayer, embed, languageModel, masked } from '../../src/llm/decoder.ts';
 import { rotaryAt } from '../../src/llm/rotary.ts';
 import { type AudioLlm, audioInputNames, audioInputs, forward } from '../../src/pal/audioLlm.ts';
+import { batchInputs, targetLoss } from '../../src/pal/batch.ts';
 import { connect } from '../../src/pal/connectors.ts';
 import { layoutOf } from '../../src/pal/layout.ts';
 import { layersOf, type Stream } from '../../src/pal/streams.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
-import { concat, constant, slice } from '../../src/tensor/operations.ts';
+import { concat, constant, filled, slice } from '../../src/tensor/operations.ts';
 import { type Parameters, parameterInputs } from '../../src/tensor/parameters.ts';
 import { simplify } from '../../src/tensor/passes.ts';
 import type { Program, Value } from '../../src/tensor/program.ts';
@@ -24,6 +25,7 @@ import {
   ids,
   llm,
   llmParameters,
+  sparseKinds,
   stream,
 } from './fixture.ts';
 
@@ -157,6 +159,39 @@ describe('attention-only integration', () => {
       for (const layer of [2, 3]) {
         const above = select(program, new RegExp(`^layers\\.${layer}\\.attention\\.output$`));
         expect(above.every((value) => reached.has(value))).toBe(true);
+      }
+    });
+  }
+
+  for (const [name, config] of Object.entries(sparseKinds)) {
+    it(`proof: no node of a sparse feed-forward layer depends on audio but through attention outputs (${name})`, () => {
+      const model = audioLlm([stream('one')], {}, config);
+      const types = {
+        ...batchInputs(model, { rows: batch, textRows: rows, targets: 3 }),
+        ...parameterInputs(allParameters(model)),
+      };
+      // With everything that the layers give beside their rows, or it would not be looked at.
+      const program = simplify(
+        trace<string>(types, (inputs) => {
+          const weights = filled('float32', [3], 1);
+          const { auxiliaryLoss, statistics, loss } = targetLoss(
+            model,
+            new Map(Object.entries(inputs)),
+            inputs,
+            weights,
+          );
+          return { loss, ...statistics, ...(auxiliaryLoss && { auxiliaryLoss }) };
+        }),
+      );
+      const feedForward = select(program, /\.feedForward\./);
+      const attentionOutput = new Set(select(program, /\.attention\.output$/));
+      const seen = dependencies(program, feedForward, (value) => !attentionOutput.has(value));
+      expect(select(program, /^audio\./).filter((value) => seen.has(value))).toEqual([]);
+      for (const value of attentionOutput) expect(value.shape).toEqual([batch, rows, llm.hiddenSize]);
+      // Every layer did choose, and for text rows alone.
+      for (let layer = 0; layer < llm.layers; layer++) {
+        const slots = select(program, new RegExp(`^layers\\.${layer}\\.feedForward\\.dispatch\\.`));
+        expect(slots.length).toBeGreaterThan(0);
       }
     });
   }

@@ -1,6 +1,9 @@
 /** A small random audio-LLM for the tests. */
 import { random } from '../../src/config/random.ts';
-import { feedForwardOf } from '../../src/ffn/feedForward.ts';
+import { type FeedForwardConfig, feedForwardLayers } from '../../src/ffn/config.ts';
+import { hashTable } from '../../src/ffn/hashTable.ts';
+import { feedForwardOf } from '../../src/ffn/layers.ts';
+import { feedForwardParameters, hashTableName, isReplaced } from '../../src/ffn/parameters.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { plainLlama } from '../../src/llm/families.ts';
 import { initialize } from '../../src/llm/initialize.ts';
@@ -45,10 +48,17 @@ export function stream(name: string, over: Partial<Stream> = {}): Stream {
   };
 }
 
-export function audioLlm(streams: readonly Stream[], integration: Partial<IntegrationConfig> = {}): AudioLlm {
+/** @param ffn feed-forward layers; all are dense when left out */
+export function audioLlm(
+  streams: readonly Stream[],
+  integration: Partial<IntegrationConfig> = {},
+  ffn: Parameters<typeof feedForwardLayers>[0] = { kind: 'dense' },
+): AudioLlm {
+  const layers = feedForwardLayers(ffn, llm);
   return {
     llm,
-    feedForward: feedForwardOf({ kind: 'dense' }),
+    feedForward: feedForwardOf(layers),
+    ffn: layers,
     streams,
     integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true, ...integration },
     slot: 2,
@@ -71,13 +81,21 @@ export function llmParameters(config = llm): Map<string, Tensor & { dtype: 'floa
 }
 
 export function allParameters(model: AudioLlm): Map<string, Tensor & { dtype: 'float32' }> {
-  const own = initialize(streamParameters(model), (name) => random(5, name));
+  const { ffn = [] } = model;
+  const specs = new Map([...streamParameters(model), ...feedForwardParameters(ffn, model.llm)]);
+  const own = initialize(specs, (name) => random(5, name));
   for (const [name, tensor] of own) {
     // Norm weights that start at one would hide a missing multiplication.
     if (name.includes('layernorm'))
       for (let at = 0; at < tensor.data.length; at++) tensor.data[at] = 1 + 0.1 * (at % 3);
   }
-  return new Map([...llmParameters(model.llm), ...own]);
+  const tables = ffn.flatMap((layer, at) =>
+    layer.kind === 'sparse' && layer.select === 'hash'
+      ? [[hashTableName(at), hashTable(layer, model.llm.vocabularySize, new Map(), random(at))] as const]
+      : [],
+  );
+  const ofLlm = [...llmParameters(model.llm)].filter(([name]) => !isReplaced(ffn, name));
+  return new Map([...ofLlm, ...own, ...tables]);
 }
 
 export function audioFeeds(streams: readonly Stream[], batch: number, padding = 0): Record<string, Tensor> {
@@ -104,3 +122,40 @@ export function ids(batch: number, rows: number): Tensor & { dtype: 'int32' } {
     Array.from({ length: batch * rows }, () => draw.integer(llm.vocabularySize)),
   );
 }
+
+const blocks = { kind: 'sparse', memory: null, capacityFactor: null } as const;
+const router = { balanceLoss: 0.1, zLoss: 0.01 };
+
+/** One of each kind of sparse feed-forward layer; the LLM has 24 hidden units. */
+export const sparseKinds: Readonly<Record<string, FeedForwardConfig>> = {
+  switch: { ...blocks, select: 'switch', blockSize: 6, active: 1, ...router },
+  topk: { ...blocks, memory: 32, select: 'topk', blockSize: 4, active: 3, normalize: 'chosen', ...router },
+  hash: { ...blocks, select: 'hash', blockSize: 4, active: 2, balance: 'frequency' },
+  'avg-k': { ...blocks, select: 'avg-k', blockSize: 4, active: 2, gate: 'indicator' },
+  'vanilla-memory': {
+    ...blocks,
+    select: 'vanilla-memory',
+    blockSize: 1,
+    active: 6,
+    aggregate: 'mean',
+    gate: 'indicator',
+  },
+  pkm: {
+    ...blocks,
+    memory: 36,
+    select: 'pkm',
+    blockSize: 1,
+    active: 6,
+    heads: 2,
+    queryWidth: 4,
+    gate: 'softmax',
+  },
+  'lowrank-memory': {
+    ...blocks,
+    select: 'lowrank-memory',
+    blockSize: 2,
+    active: 4,
+    rank: 3,
+    gate: 'sigmoid',
+  },
+};

@@ -2,6 +2,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import type { FeedForwardConfig } from '../../src/ffn/config.ts';
 import type { DecoderConfig } from '../../src/llm/config.ts';
 import { logits } from '../../src/llm/decoder.ts';
 import { cacheTypes, stepProgram } from '../../src/llm/generate.ts';
@@ -16,7 +17,7 @@ import { simplify } from '../../src/tensor/passes.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { allParameters, attentionOnly, audioLlm, llm, stream } from './fixture.ts';
+import { allParameters, attentionOnly, audioLlm, llm, sparseKinds, stream } from './fixture.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -72,7 +73,12 @@ describe('cached decoding equals the full forward pass', () => {
   const prefix = { mode: 'prefix', startLayer: 0 } as const;
   const cases: Record<
     string,
-    { streams: Stream[]; integration?: Partial<IntegrationConfig>; llm?: Partial<DecoderConfig> }
+    {
+      streams: Stream[];
+      integration?: Partial<IntegrationConfig>;
+      llm?: Partial<DecoderConfig>;
+      ffn?: FeedForwardConfig | undefined;
+    }
   > = {
     'without audio': { streams: [] },
     'attention-only': { streams: [stream('one')] },
@@ -99,11 +105,17 @@ describe('cached decoding equals the full forward pass', () => {
       streams: [stream('one', { integration: { ...attentionOnly, keyValueProjection: 'separate' } })],
       llm: { queryKeyNorm: true, biases: { queryKeyValue: true, output: true, feedForward: true } },
     },
+    ...Object.fromEntries(
+      Object.entries(sparseKinds).flatMap(([kind, ffn]) => [
+        [`${kind}, attention-only`, { streams: [stream('one')], ffn }],
+        [`${kind}, prefix`, { streams: [stream('one', { integration: prefix })], ffn }],
+      ]),
+    ),
     'shared positions': { streams: [stream('one', { integration: { ...attentionOnly, rope: 'shared' } })] },
   };
-  for (const [name, { streams, integration, llm: own }] of Object.entries(cases)) {
+  for (const [name, { streams, integration, llm: own, ffn }] of Object.entries(cases)) {
     it(name, async () => {
-      const model = { ...audioLlm(streams, integration), llm: { ...llm, ...own, eosTokenIds: [] } };
+      const model = { ...audioLlm(streams, integration, ffn), llm: { ...llm, ...own, eosTokenIds: [] } };
       const prompts = [
         [0, 5, 7, 9, 3],
         [0, 5, 11],

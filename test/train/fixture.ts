@@ -11,9 +11,10 @@ import { readManifest, writeManifest } from '../../src/data/manifest.ts';
 import { buildSoundWorld } from '../../src/data/soundWorld/build.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { plainLlama } from '../../src/llm/families.ts';
-import { initialize, type ParameterSpec } from '../../src/llm/initialize.ts';
+import { initialize } from '../../src/llm/initialize.ts';
 import { loadTokenizer } from '../../src/llm/tokenizer.ts';
 import { saveLlm } from '../../src/llm/weights.ts';
+import type { ParameterSpec } from '../../src/tensor/parameters.ts';
 import type { Watch } from '../../src/train/setup.ts';
 
 /** Progress that nobody sees. */

@@ -54,7 +54,9 @@ describe('the training program of', async () => {
     ['pitch', { width: 48 }],
     ['openwakeword-speech', { width: 96 }],
   ]);
-  const configs = readdirSync('configs').filter((name) => name.endsWith('.yaml'));
+  const configs = readdirSync('configs', { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.yaml'))
+    .sort();
   for (const name of configs) {
     const { experiment } = await loadExperiment(join('configs', name), []);
     // The language models of others are on the hub.

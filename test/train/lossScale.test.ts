@@ -40,7 +40,7 @@ function regression(factor: number): Objective {
     inputs: { x: { dtype: 'float32', shape: [2, 4] } },
     summedLoss: (parameters, inputs, scale) => {
       const error = subtract(linear(inputs.x as Value, parameters.get('weight') as Value), 1);
-      return multiply(multiply(sum(multiply(error, error)), factor), scale ?? 1);
+      return { loss: multiply(multiply(sum(multiply(error, error)), factor), scale ?? 1) };
     },
   };
 }
@@ -171,7 +171,7 @@ describe.each([
       // Finite at zero, with an infinite slope.
       summedLoss: (parameters, inputs, scale) => {
         const x = multiply(sum(multiply(parameters.get('weight') as Value, 0)), sum(inputs.x as Value));
-        return multiply(sqrt(x), scale ?? 1);
+        return { loss: multiply(sqrt(x), scale ?? 1) };
       },
     };
     const state = await start(infinite, { on });
@@ -185,8 +185,9 @@ describe.each([
 
     const broken: Objective = {
       ...regression(1),
-      summedLoss: (parameters, inputs) =>
-        sum(divide(linear(inputs.x as Value, parameters.get('weight') as Value), 0)),
+      summedLoss: (parameters, inputs) => ({
+        loss: sum(divide(linear(inputs.x as Value, parameters.get('weight') as Value), 0)),
+      }),
     };
     const hopeless = await start(broken, { on });
     await expect(hopeless.step([batch(0)], 0.01)).rejects.toThrow(NonFiniteError);

@@ -1,0 +1,153 @@
+/** What a configuration says about feed-forward layers, and what of it cannot be. */
+import { ConfigError } from '../config/configError.ts';
+
+export interface DenseConfig {
+  readonly kind: 'dense';
+}
+
+/** A memory of keys and values in blocks, of which a token uses some (Liu et al. 2023, arXiv 2305.13999). */
+interface BlocksConfig {
+  readonly kind: 'sparse';
+  /** Memory cells, which is to say hidden units; null: as many as the LLM's own feed-forward layer has. */
+  readonly memory: number | null;
+  /** Cells of a block. */
+  readonly blockSize: number;
+  /** Blocks that a token uses. */
+  readonly active: number;
+  /**
+   * Room for choices in every block, as a multiple of what each has where all are used alike; what finds no room is
+   * dropped. null: there is room for all, however they fall.
+   */
+  readonly capacityFactor: number | null;
+}
+
+/** What a chosen block's output is multiplied by: nothing, or a function of its score. */
+export type Gate = 'indicator' | 'sigmoid' | 'softmax';
+
+export interface RouterLosses {
+  /** Coefficient of blocks * sum(share of the choices * mean probability), which is least where all are used alike. */
+  readonly balanceLoss: number;
+  /** Coefficient of mean(logsumexp(logits)²), which keeps the logits small. */
+  readonly zLoss: number;
+}
+
+export type SelectionConfig =
+  | ({ readonly select: 'switch' } & RouterLosses)
+  | ({ readonly select: 'topk'; readonly normalize: 'all' | 'chosen' } & RouterLosses)
+  | { readonly select: 'hash'; readonly balance: 'frequency' | 'none' }
+  | { readonly select: 'avg-k'; readonly gate: Gate }
+  | {
+      readonly select: 'vanilla-memory';
+      readonly aggregate: 'mean' | 'max' | 'activation' | 'magnitude';
+      readonly gate: Gate;
+    }
+  | {
+      readonly select: 'pkm';
+      readonly heads: number;
+      readonly queryWidth: number;
+      readonly gate: Exclude<Gate, 'indicator'>;
+    }
+  | { readonly select: 'lowrank-memory'; readonly rank: number; readonly gate: Exclude<Gate, 'indicator'> };
+
+export type SparseConfig = BlocksConfig & SelectionConfig;
+
+export type FeedForwardConfig = DenseConfig | SparseConfig;
+
+/** A sparse layer whose sizes are known. */
+export type SparseLayer = SparseConfig & {
+  readonly memory: number;
+  readonly blocks: number;
+  /** Whether the memory is as large as the LLM's own feed-forward layer, so that its weights are the memory. */
+  readonly ownWeights: boolean;
+};
+
+export type FeedForwardLayer = DenseConfig | SparseLayer;
+
+/** The sizes of an LLM that its feed-forward layers go by. */
+export interface FeedForwardSizes {
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+}
+
+/** A configuration for some layers: `2..5`; null or left out: for all. */
+export type FeedForwardEntry = FeedForwardConfig & { readonly layers?: string | null | undefined };
+
+/**
+ * The feed-forward layer of each layer of an LLM.
+ * @param asked for all layers, or by ranges of layers; what no range names is dense
+ * @throws ConfigError that shows the arithmetic of what does not fit
+ */
+export function feedForwardLayers(
+  asked: FeedForwardConfig | readonly FeedForwardEntry[],
+  sizes: FeedForwardSizes,
+): FeedForwardLayer[] {
+  const entries: readonly FeedForwardEntry[] = 'kind' in asked ? [asked] : asked;
+  const chosen = new Array<FeedForwardLayer | undefined>(sizes.layers);
+  const owner = new Array<number | undefined>(sizes.layers);
+  for (const [index, entry] of entries.entries()) {
+    const where = 'kind' in asked ? 'llm.ffn' : `llm.ffn[${index}]`;
+    const layer = sized(entry, sizes, where);
+    for (const at of rangeOf(entry, sizes, where)) {
+      if (owner[at] !== undefined)
+        throw new ConfigError(`${where}.layers: layer ${at} is in llm.ffn[${owner[at]}] already`);
+      owner[at] = index;
+      chosen[at] = layer;
+    }
+  }
+  return Array.from(chosen, (layer) => layer ?? { kind: 'dense' });
+}
+
+function rangeOf({ layers }: FeedForwardEntry, sizes: FeedForwardSizes, where: string): number[] {
+  if (layers === null || layers === undefined) return [...Array(sizes.layers).keys()];
+  const [from = 0, to = 0] = layers.split('..').map(Number);
+  if (to >= sizes.layers)
+    throw new ConfigError(`${where}.layers: ${layers}: the LLM has layers 0 to ${sizes.layers - 1}`);
+  if (from > to) throw new ConfigError(`${where}.layers: ${layers}: ${to} is below ${from}`);
+  return Array.from({ length: to - from + 1 }, (_, at) => from + at);
+}
+
+function sized(
+  { layers: _, ...config }: FeedForwardEntry,
+  { intermediateSize }: FeedForwardSizes,
+  where: string,
+): FeedForwardLayer {
+  if (config.kind === 'dense') return config;
+  const { blockSize, active } = config;
+  const fail = (field: string, message: string): never => {
+    throw new ConfigError(`${where}.${field}: ${message}`);
+  };
+  const memory = config.memory ?? intermediateSize;
+  if (memory % blockSize !== 0) {
+    const whole = Math.floor(memory / blockSize);
+    const divisors = [...Array(memory).keys()].map((at) => at + 1).filter((size) => memory % size === 0);
+    const near = divisors.sort((a, b) => Math.abs(a - blockSize) - Math.abs(b - blockSize)).slice(0, 3);
+    fail(
+      'blockSize',
+      `${memory} cells = ${whole} x ${blockSize} + ${memory - whole * blockSize}: blocks must divide the memory; near to it: ${near.join(', ')}`,
+    );
+  }
+  const blocks = memory / blockSize;
+  const made = `${memory} cells / ${blockSize} a block = ${blocks} blocks`;
+  if (active > blocks) fail('active', `${active} of ${made}`);
+  if (config.select === 'pkm') {
+    const { heads, queryWidth } = config;
+    const side = Math.round(Math.sqrt(blocks));
+    if (side * side !== blocks)
+      fail('blockSize', `${made}, and product keys need a square, as ${side} x ${side} = ${side * side}`);
+    if (active % heads !== 0) fail('active', `${active} blocks do not divide among ${heads} heads`);
+    // Every block among the best is a sum of two halves that are among their best.
+    if (active / heads > side)
+      fail(
+        'active',
+        `${active} blocks / ${heads} heads = ${active / heads} a head, above the ${side} half keys`,
+      );
+    if (queryWidth % 2 !== 0) fail('queryWidth', `${queryWidth} has no halves`);
+  }
+  return { ...config, memory, blocks, ownWeights: memory === intermediateSize };
+}
+
+/** Whether any layer chooses among blocks. */
+export function isSparse(layers: readonly FeedForwardLayer[]): boolean {
+  return layers.some(({ kind }) => kind === 'sparse');
+}
