@@ -1,6 +1,6 @@
 /** Local rewrites that save work and memory and leave every output as it is. */
 import { castTensor } from './halfPrecision.ts';
-import type { Node, Primitive, Program, Value } from './program.ts';
+import { type Node, type Primitive, type Program, unusedId, type Value } from './program.ts';
 import { broadcastShapes } from './shapes.ts';
 import { sameShape } from './tensor.ts';
 
@@ -16,12 +16,22 @@ export function rewrite(program: Program): Program {
   return rewired(program, (node) => applyRules(node, uses));
 }
 
+/** Puts a node in front of the one that is changed, and gives its only output. */
+type Insert = (node: Node, output: Pick<Value, 'name' | 'dtype' | 'shape'>) => Value;
+
 /**
  * The program with every node replaced by what `change` makes of it: itself, another node with the same outputs, or a
  * value that stands for its only output. `change` sees inputs that are replaced already.
  */
-export function rewired(program: Program, change: (node: Node) => Node | Value): Program {
+export function rewired(program: Program, change: (node: Node, insert: Insert) => Node | Value): Program {
   const replacement = new Map<Value, Value>();
+  let nextId: number | undefined;
+  const insert: Insert = (node, output) => {
+    nextId ??= unusedId(program);
+    const made: Value = { ...output, id: nextId++, node };
+    nodes.push(takeOver(node, [made], replacement));
+    return resolve(made);
+  };
   const resolve = (value: Value) => replacement.get(value) ?? value;
   const nodes: Node[] = [];
   for (const original of program.nodes) {
@@ -29,7 +39,7 @@ export function rewired(program: Program, change: (node: Node) => Node | Value):
     const node = inputs.every((value, at) => value === original.inputs[at])
       ? original
       : ({ ...original, inputs } as Node);
-    const changed = change(node);
+    const changed = change(node, insert);
     if ('node' in changed) replacement.set(original.outputs[0] as Value, changed);
     else nodes.push(changed === original ? original : takeOver(changed, original.outputs, replacement));
   }

@@ -1,6 +1,6 @@
 /** Products of a stack of matrices by one matrix, as ONNX Runtime's CPU kernels take them: without reshapes around. */
-import { type Node, type Program, unusedId, type Value } from '../../tensor/program.ts';
-import { rewrite, takeOver } from '../../tensor/rewrites.ts';
+import type { Node, Program, Value } from '../../tensor/program.ts';
+import { rewired, rewrite } from '../../tensor/rewrites.ts';
 
 /**
  * The program with `reshape(x, [rows, K]) * W` written as `reshape(x * W, [rows, N])`: the kernel sees one product all
@@ -8,36 +8,16 @@ import { rewrite, takeOver } from '../../tensor/rewrites.ts';
  * of one row takes no longer.
  */
 export function stackProducts(program: Program): Program {
-  const replacement = new Map<Value, Value>();
-  const resolve = (value: Value) => replacement.get(value) ?? value;
-  const nodes: Node[] = [];
-  let nextId = unusedId(program);
-  for (const original of program.nodes) {
-    const inputs = original.inputs.map(resolve);
-    const node = { ...original, inputs } as Node;
+  const stacked = rewired(program, (node, insert) => {
     const stack = stackOf(node);
-    if (stack === undefined) {
-      nodes.push(takeOver(node, original.outputs, replacement));
-      continue;
-    }
-    const [flat] = original.outputs as readonly [Value];
-    const outputs: Value[] = [];
-    const product = { ...node, inputs: [stack, inputs[1]], outputs } as Node;
+    if (stack === undefined) return node;
+    const [flat] = node.outputs as readonly [Value];
+    const product = { ...node, inputs: [stack, node.inputs[1]] } as Node;
     const shape = [...stack.shape.slice(0, -1), flat.shape.at(-1) as number];
-    const stacked: Value = { ...flat, id: nextId++, name: `${flat.name}:stack`, shape, node: product };
-    outputs.push(stacked);
-    nodes.push(product);
-    const reshape: Node = {
-      primitive: 'reshape',
-      inputs: [stacked],
-      attributes: { shape: flat.shape },
-      outputs: [],
-    };
-    nodes.push(takeOver(reshape, original.outputs, replacement));
-  }
-  const outputs = new Map([...program.outputs].map(([name, value]) => [name, resolve(value)]));
-  const inputs = new Map([...program.inputs].map(([name, value]) => [name, resolve(value)]));
-  return rewrite({ nodes, inputs, outputs });
+    const made = insert(product, { name: `${flat.name}:stack`, dtype: flat.dtype, shape });
+    return { primitive: 'reshape', inputs: [made], attributes: { shape: flat.shape }, outputs: node.outputs };
+  });
+  return rewrite(stacked);
 }
 
 /** What was made flat for a product by one matrix. */
