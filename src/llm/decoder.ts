@@ -208,10 +208,17 @@ export function languageModel(
         'float32',
       ),
   });
+  // Layers with the same window share a bias.
+  const biases = new Map<number | null, Value>();
+  const biasOf = (window: number | null) => {
+    const causal = constant(causalBias(rows, window));
+    return isPadding === undefined ? causal : where(isPadding, masked, causal);
+  };
   let hiddenBTD = embed(parameters, idsBT);
   for (let layer = 0; layer < config.layers; layer++) {
-    const causal = constant(causalBias(rows, config.windows[layer]));
-    const bias = isPadding === undefined ? causal : where(isPadding, masked, causal);
+    const window = config.windows[layer] ?? null;
+    const bias = biases.get(window) ?? biasOf(window);
+    biases.set(window, bias);
     ({ hiddenBTD } = decoderLayer(config, parameters, layer, hiddenBTD, {
       rotary,
       bias,
@@ -230,15 +237,16 @@ function positionsBehind(padding: Value, rows: number): Value {
 
 /** [1, 1, rows, rows]: a row sees itself and what stands before it, as far as the window reaches. */
 export function causalBias(rows: number, window: number | null = null) {
-  const bias = Float32Array.from({ length: rows * rows }, (_, at) =>
-    isInWindow(Math.floor(at / rows), at % rows, window) ? 0 : masked,
-  );
+  const bias = Float32Array.from({ length: rows * rows }, (_, at) => {
+    const [row, key] = [Math.floor(at / rows), at % rows];
+    return key <= row && isInWindow(row, key, window) ? 0 : masked;
+  });
   return float32([1, 1, rows, rows], bias);
 }
 
-/** Whether a row at one position sees a key at another. */
+/** Whether a row's window reaches back to a key, by their positions; null: there is no window. */
 export function isInWindow(row: number, key: number, window: number | null): boolean {
-  return key <= row && (window === null || row - key < window);
+  return window === null || row - key < window;
 }
 
 export function layerPrefix(layer: number): string {

@@ -4,7 +4,7 @@
  * audio standing in front of the system prompt's rows computes the same as standing behind them: position and
  * visibility are set here.
  */
-import { masked } from '../llm/decoder.ts';
+import { isInWindow, masked } from '../llm/decoder.ts';
 import { audioTokens, type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
 export interface Segment {
@@ -93,8 +93,9 @@ export function biasOf(
         const order = keyOrder - layout.external.length;
         for (let key = 0; key < keySegment.rows; key++) {
           const sees = isVisible(rowSegment, row, rowOrder, keySegment, key, order, slot, integration);
-          const inWindow = order < 0 || isInSequenceWindow(rowSegment, row, keySegment, key, window);
-          bias[at++] = sees && inWindow ? 0 : masked;
+          const reaches =
+            order < 0 || isInWindow(positionOf(rowSegment, row), positionOf(keySegment, key), window);
+          bias[at++] = sees && reaches ? 0 : masked;
         }
       }
     }
@@ -102,15 +103,9 @@ export function biasOf(
   return bias;
 }
 
-function isInSequenceWindow(
-  rowSegment: Segment,
-  row: number,
-  keySegment: Segment,
-  key: number,
-  window: number | null,
-): boolean {
-  if (window === null) return true;
-  return (rowSegment.positions?.[row] as number) - (keySegment.positions?.[key] as number) < window;
+/** Rows of the sequence all have one. */
+function positionOf({ positions }: Segment, row: number): number {
+  return positions?.[row] as number;
 }
 
 /** Orders count the segments among the rows; a negative key order marks an attention-only stream. */
