@@ -114,7 +114,7 @@ export async function planExperiment(
   const format = promptFormat(experiment.prompt, llm);
   const { fitting: usable, tooLong } = fitting(experiment, model, format, audible, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
-  const frequencies = tokenFrequencies(experiment, format, usable);
+  const frequencies = () => tokenFrequencies(experiment, format, usable);
   const parameters = initialParameters(model, loaded, experiment.seed, frequencies);
   const inPlace = engine.kind === 'onnx' && engine.provider === 'cpu';
   const sources = {

@@ -65,7 +65,7 @@ export async function buildModel(
   const format = promptFormat(experiment.prompt, llm);
   const { fitting: usable, tooLong } = fitting(experiment, model, format, heard, 'training');
   if (usable.length === 0) throw new RunError(`${experiment.data.dir}: every training example is too long`);
-  const frequencies = tokenFrequencies(experiment, format, usable);
+  const frequencies = () => tokenFrequencies(experiment, format, usable);
   const parameters = initialParameters(model, loaded, experiment.seed, frequencies);
   return { usable, tooLong, format, llm, model, parameters };
 }

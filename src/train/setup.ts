@@ -228,13 +228,13 @@ function loraBeside(ffn: readonly FeedForwardLayer[], lora: Lora): Lora {
 /**
  * Initial parameters: the LLM's, and new ones for streams, feed-forward layers and adapters that only the seed and
  * their names decide.
- * @param frequencies how often tokens occur in training, by which hash layers are balanced
+ * @param frequencies how often tokens occur in training: asked by hash layers, which are balanced by it
  */
 export function initialParameters(
   model: AudioLlm,
   llm: ParameterTensors,
   seed: number,
-  frequencies: ReadonlyMap<number, number> = new Map(),
+  frequencies: () => ReadonlyMap<number, number> = () => new Map(),
 ): Map<string, Feature> {
   const begin = (specs: ReadonlyMap<string, ParameterSpec>) =>
     initialize(specs, (name) => random(seed, 'initial', name));
@@ -244,11 +244,13 @@ export function initialParameters(
     ...begin(streamParameters(model)),
     ...begin(feedForwardParameters(ffn, model.llm)),
   ]);
+  let counted: ReadonlyMap<number, number> | undefined;
   for (const [at, layer] of ffn.entries()) {
     if (layer.kind !== 'sparse' || layer.select !== 'hash') continue;
+    counted ??= frequencies();
     const name = hashTableName(at);
     const draws = random(seed, 'initial', name);
-    all.set(name, hashTable(layer, model.llm.vocabularySize, frequencies, draws));
+    all.set(name, hashTable(layer, model.llm.vocabularySize, counted, draws));
   }
   if (model.lora !== undefined) {
     for (const [name, tensor] of begin(loraParameters(model.llm, model.lora))) all.set(name, tensor);
