@@ -223,9 +223,10 @@ export function parameterHash(parameters: ReadonlyMap<string, Tensor>): string {
   return hash.digest('hex');
 }
 
+const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+
 /** Writes a tokenizer as transformers loads it. */
 export async function saveTokenizer(folder: string, { files }: Tokenizer): Promise<void> {
-  const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   await writeFileAtomic(join(folder, 'tokenizer.json'), json(files.tokenizer));
   // Without a class transformers takes that of Llama, which would cut words in its own way.
   const classed = { tokenizer_class: 'PreTrainedTokenizerFast', ...(files.tokenizerConfig as object) };
@@ -263,7 +264,6 @@ export async function saveLlm(
       half ? { dtype: 'float16', shape, data: halves(data, name) } : { dtype: 'float32', shape, data },
     ]),
   );
-  const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   const llamaJson = decoderConfigJson(config, half ? 'float16' : 'float32');
   const { bos_token_id, eos_token_id, pad_token_id } = llamaJson;
   await writeSafetensors(join(folder, 'model.safetensors'), stored, { format: 'pt' });
