@@ -28,7 +28,7 @@ export interface Fall {
 export interface LayerRouting {
   /** 0-based. */
   readonly layer: number;
-  /** `sparse, topk`, `moc, gate` */
+  /** The selection: `topk`; of a mixture of channels `moc, gate`. */
   readonly kind: string;
   readonly blocks: number;
   readonly active: number;
@@ -109,7 +109,8 @@ export async function analyseRouting(
     throw new RunError(`${run}: no layer chooses among blocks: every token uses all of them (llm.ffn)`);
   const kindOf = (layer: number) => {
     const own = ffn[layer];
-    return own === undefined ? '' : [own.kind, ...('select' in own ? [own.select] : [])].join(', ');
+    if (own === undefined || own.kind === 'dense') return 'dense';
+    return own.kind === 'sparse' ? own.select : `${own.kind}, ${own.select}`;
   };
   return {
     run,

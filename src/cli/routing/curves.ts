@@ -22,18 +22,24 @@ export async function writeCurves(dir: string, experiment: string): Promise<stri
 /** More points than this on a curve cannot be seen: neighbouring steps are averaged. */
 const mostPoints = 200;
 
+/** A name over each panel, and a short one at its axis, which is measured without a font. */
 const panels = [
-  { name: 'entropy', title: 'entropy (1: even)' },
-  { name: 'load', title: 'busiest block (x fair share)' },
-  { name: 'deadBlocks', title: 'dead blocks' },
-  { name: 'overflow', title: 'overflow (share dropped)' },
-  { name: 'textAudioOverlap', title: 'text and audio in common' },
+  {
+    name: 'entropy',
+    title: "Entropy of the blocks' shares, by the largest possible (1: all alike)",
+    unit: 'entropy',
+  },
+  { name: 'text.entropy', title: 'The same of text rows', unit: 'entropy' },
+  { name: 'audio.entropy', title: 'The same of audio rows', unit: 'entropy' },
+  { name: 'textAudioOverlap', title: 'What text and audio have in common (1: alike)', unit: 'overlap' },
+  { name: 'load', title: 'Choices of the busiest block, as a multiple of its fair share', unit: 'load' },
+  { name: 'deadBlocks', title: 'Blocks that nobody chose', unit: 'blocks' },
+  { name: 'overflow', title: 'Share of the choices that were dropped', unit: 'share' },
 ] as const;
 
 interface Point {
   readonly step: number;
   readonly layer: number;
-  readonly rows: string;
   readonly statistic: string;
   readonly value: number;
 }
@@ -51,30 +57,21 @@ export function curvesSvg(
   return chartSvg({
     ...style,
     title: { text: `${sanitizeLine(experiment)}: how blocks are chosen in training`, subtitle },
-    vconcat: panels.flatMap(({ name, title }) => {
+    spacing: 14,
+    vconcat: panels.flatMap(({ name, title, unit }) => {
       const values = points.filter(({ statistic }) => statistic === name);
       if (values.length === 0) return [];
+      const domain = unit === 'entropy' || unit === 'overlap' ? { domain: [0, 1] } : {};
       return {
-        width: 560,
-        height: 120,
+        title: { text: title, fontSize: 12, fontWeight: 'normal' } as const,
+        width: 600,
+        height: 110,
         data: { values },
         mark: { type: 'line', strokeWidth: 1.5 } as const,
         encoding: {
           x: { field: 'step', type: 'quantitative', title: 'optimizer step' } as const,
-          y: { field: 'value', type: 'quantitative', title } as const,
+          y: { field: 'value', type: 'quantitative', title: unit, scale: domain } as const,
           color: { field: 'layer', type: 'ordinal', scale: { scheme: 'viridis', domain: layers } } as const,
-          strokeDash: {
-            field: 'rows',
-            type: 'nominal',
-            scale: {
-              domain: ['all', 'text', 'audio'],
-              range: [
-                [1, 0],
-                [6, 3],
-                [2, 2],
-              ],
-            },
-          } as const,
         },
       };
     }),
@@ -82,7 +79,7 @@ export function curvesSvg(
 }
 
 /** `layers.3.audio.entropy` */
-const pattern = /^layers\.(\d+)\.(?:(text|audio)\.)?([A-Za-z]+)$/;
+const pattern = /^layers\.(\d+)\.(.+)$/;
 
 function pointsOf(metrics: readonly RoutingMetrics[], each: number): Point[] {
   const points: Point[] = [];
@@ -97,10 +94,10 @@ function pointsOf(metrics: readonly RoutingMetrics[], each: number): Point[] {
       }
     }
     for (const [name, { total, count }] of sums) {
-      const [, layer, rows = 'all', statistic = ''] = pattern.exec(name) ?? [];
+      const [, layer, statistic = ''] = pattern.exec(name) ?? [];
       if (layer === undefined) continue;
       const step = own.at(-1)?.step ?? 0;
-      points.push({ step, layer: Number(layer), rows, statistic, value: total / count });
+      points.push({ step, layer: Number(layer), statistic, value: total / count });
     }
   }
   return points;

@@ -27,29 +27,34 @@ const columns = 3;
 const mostBars = 96;
 
 interface Bar {
-  readonly layer: string;
-  readonly from: number;
-  readonly to: number;
+  readonly panel: string;
   readonly kind: string;
-  readonly value: number;
+  readonly left: number;
+  readonly right: number;
+  readonly low: number;
+  readonly high: number;
 }
 
-/** Bars of a layer's blocks in this order, of each kind's loads. */
-function barsOf(
-  layer: string,
-  order: readonly number[],
-  loads: readonly { readonly kind: string; readonly load: readonly number[] }[],
-): Bar[] {
+interface Load {
+  readonly kind: string;
+  readonly load: readonly number[];
+}
+
+/** Bars of a layer's blocks in this order; each kind stands on the one before it, but for loads below nothing. */
+function barsOf(panel: string, order: readonly number[], loads: readonly Load[]): Bar[] {
   const blocks = order.length;
-  const bars = Math.min(blocks, mostBars);
-  return loads.flatMap(({ kind, load }) =>
-    Array.from({ length: bars }, (_, bar) => {
-      const [from, to] = [Math.round((bar * blocks) / bars), Math.round(((bar + 1) * blocks) / bars)];
-      const own = order.slice(from, to).map((block) => load[block] as number);
-      const value = own.reduce((sum, one) => sum + one, 0) / own.length;
-      return { layer, kind, from: from + 0.5, to: to + 0.5, value };
-    }),
-  );
+  const count = Math.min(blocks, mostBars);
+  return Array.from({ length: count }).flatMap((_, bar) => {
+    const [from, to] = [Math.round((bar * blocks) / count), Math.round(((bar + 1) * blocks) / count)];
+    const own = order.slice(from, to);
+    let top = 0;
+    return loads.map(({ kind, load }) => {
+      const value = own.reduce((sum, block) => sum + (load[block] as number), 0) / own.length;
+      const low = value < 0 ? 0 : top;
+      top = low + value;
+      return { panel, kind, left: from + 0.5, right: to + 0.5, low, high: top };
+    });
+  });
 }
 
 /** The blocks, those with the largest of these values first. */
@@ -57,8 +62,9 @@ function descending(values: readonly number[]): number[] {
   return [...values.keys()].sort((a, b) => (values[b] as number) - (values[a] as number) || a - b);
 }
 
+/** Short: the width of a panel is that of its name, measured without a font. */
 function panelName({ layer, kind }: Pick<LayerRouting, 'layer' | 'kind'>): string {
-  return sanitizeLine(`layer ${layer} (${kind})`);
+  return sanitizeLine(`layer ${layer}: ${kind}`);
 }
 
 /** Loads as multiples of a block's fair share of these choices. */
@@ -84,20 +90,17 @@ export function loadSvg(routing: Routing): Promise<string> {
       subtitle: 'the busiest first; 1: its fair share',
     },
     data: { values },
-    facet: { field: 'layer', type: 'nominal', sort: null },
+    facet: { field: 'panel', type: 'nominal', sort: null },
     columns,
     spec: {
-      width: 220,
+      width: 230,
       height: 130,
       layer: [
         {
-          mark: { type: 'bar', binSpacing: 0, stroke: 'white', strokeWidth: 0.3 },
+          mark: barMark,
           encoding: {
-            x: { ...rank, field: 'from' },
-            x2: { field: 'to' },
-            y: { field: 'value', type: 'quantitative', stack: 'zero', title: 'load (x fair share)' },
+            ...place,
             color: { field: 'kind', type: 'nominal', scale: kinds, title: 'rows' },
-            order: { field: 'kind', type: 'nominal', sort: 'descending' },
           },
         },
         { mark: { type: 'rule', strokeDash: [4, 3], color: '#333' }, encoding: { y: { datum: 1 } } },
@@ -107,11 +110,19 @@ export function loadSvg(routing: Routing): Promise<string> {
   });
 }
 
-const rank = {
-  type: 'quantitative',
-  title: 'block, by rank',
-  scale: { nice: false, zero: false },
-  axis: { tickMinStep: 1, tickCount: 6, grid: false, format: 'd' },
+const barMark = { type: 'rect', stroke: 'white', strokeWidth: 0.3 } as const;
+
+const place = {
+  x: {
+    field: 'left',
+    type: 'quantitative',
+    title: 'block, by rank',
+    scale: { nice: false, zero: false },
+    axis: { tickMinStep: 1, tickCount: 6, grid: false, format: 'd' },
+  },
+  x2: { field: 'right' },
+  y: { field: 'low', type: 'quantitative', title: 'load (x fair share)' },
+  y2: { field: 'high' },
 } as const;
 
 /** Text above, audio below, from the blocks that text prefers to those that audio prefers; undefined without audio rows. */
@@ -122,7 +133,7 @@ export function textAudioSvg(routing: Routing): Promise<string> | undefined {
     const ofText = byFairShare(text.load, choicesIn(text.load));
     const ofAudio = byFairShare(audio.load, choicesIn(audio.load));
     const order = descending(ofText.map((own, block) => own - (ofAudio[block] as number)));
-    return barsOf(`${panelName(layer)}: ${textAudioOverlap?.toFixed(2)} in common`, order, [
+    return barsOf(`layer ${layer.layer}: ${textAudioOverlap?.toFixed(2)} in common`, order, [
       { kind: 'text', load: ofText },
       { kind: 'audio', load: ofAudio.map((own) => -own) },
     ]);
@@ -136,22 +147,16 @@ export function textAudioSvg(routing: Routing): Promise<string> | undefined {
         'load of each block as a multiple of its fair share of the text rows (up) and of the audio rows (down)',
     },
     data: { values },
-    facet: { field: 'layer', type: 'nominal', sort: null },
+    facet: { field: 'panel', type: 'nominal', sort: null },
     columns,
     spec: {
-      width: 220,
+      width: 230,
       height: 130,
-      mark: { type: 'bar', binSpacing: 0, stroke: 'white', strokeWidth: 0.3 },
+      mark: barMark,
       encoding: {
-        x: { ...rank, field: 'from', title: 'block, from text to audio' },
-        x2: { field: 'to' },
-        y: {
-          field: 'value',
-          type: 'quantitative',
-          stack: null,
-          title: 'load (x fair share)',
-          axis: { labelExpr: 'format(abs(datum.value), "~g")' },
-        },
+        ...place,
+        x: { ...place.x, title: 'block, from text to audio' },
+        y: { ...place.y, axis: { labelExpr: 'format(abs(datum.value), "~g")' } },
         color: { field: 'kind', type: 'nominal', scale: kinds, title: 'rows' },
       },
     },
@@ -175,7 +180,7 @@ export function overlapSvg(routing: Routing): Promise<string> {
     ),
   );
   const cell = layers.length > mostNumbers ? 14 : 34;
-  const place = {
+  const pair = {
     x: { field: 'other', type: 'ordinal', title: 'layer', axis: { labelAngle: 0, labelOverlap: true } },
     y: { field: 'layer', type: 'ordinal', title: 'layer', axis: { labelOverlap: true } },
   } as const;
@@ -195,7 +200,7 @@ export function overlapSvg(routing: Routing): Promise<string> {
         {
           mark: 'rect',
           encoding: {
-            ...place,
+            ...pair,
             color: {
               field: 'value',
               type: 'quantitative',
@@ -210,7 +215,7 @@ export function overlapSvg(routing: Routing): Promise<string> {
               {
                 mark: { type: 'text', fontSize: 11 } as const,
                 encoding: {
-                  ...place,
+                  ...pair,
                   text: { field: 'value', type: 'quantitative', format: '.2f' } as const,
                   color: {
                     condition: { test: 'datum.value > 0.6', value: 'black' },
