@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { defineCommand } from 'citty';
 import { experimentOptions, experimentOverrides } from '../experimentOptions.ts';
 import { analyseRouting } from '../routing/analyse.ts';
-import { writeRoutingReport } from '../routing/report.ts';
+import { mustTakeReport, writeRoutingReport } from '../routing/report.ts';
 import { formatRouting } from '../routing/table.ts';
 import { UsageError } from '../run.ts';
 import { sanitizeLine } from '../terminal/sanitize.ts';
@@ -29,13 +29,14 @@ export const routing = defineCommand({
   async run({ args, rawArgs }) {
     const overrides = experimentOverrides(rawArgs);
     if (args.split !== undefined) overrides.push(`eval.split=${args.split}`);
+    const out = args.out ?? join(args.run, 'routing');
+    await mustTakeReport(out);
     const made = await analyseRouting(args.run, {
       overrides,
       limit: count('limit', args.limit, 1),
       seed: count('seed', args.seed, 0),
       watch: terminalWatch(args.json === true),
     });
-    const out = args.out ?? join(args.run, 'routing');
     await writeRoutingReport(out, made, join(args.run, 'metrics.jsonl'));
     if (args.json) process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
     else

@@ -12,13 +12,18 @@ import { formatRouting } from './table.ts';
 
 const numbersFile = 'routing.json';
 
+/** @throws OccupiedFolderError for a folder that holds anything but an earlier analysis */
+export async function mustTakeReport(folder: string): Promise<void> {
+  await mustBeReplaceable(folder, numbersFile);
+}
+
 /**
  * Writes routing.json, the pictures and routing.html, all or nothing; an earlier analysis in the folder is replaced.
  * @param metrics the run's metrics.jsonl, whose curves are drawn where it is there
  * @throws OccupiedFolderError for a folder that holds anything else, RunError for metrics that are none
  */
 export async function writeRoutingReport(folder: string, routing: Routing, metrics: string): Promise<void> {
-  await mustBeReplaceable(folder, numbersFile);
+  await mustTakeReport(folder);
   const curves = existsSync(metrics)
     ? curvesSvg(routing.experiment, await readRoutingMetrics(metrics))
     : undefined;
