@@ -90,7 +90,7 @@ export function loadSvg(routing: Routing): Promise<string> {
       subtitle: 'the busiest first; 1: its fair share',
     },
     data: { values },
-    facet: { field: 'panel', type: 'nominal', sort: null },
+    facet: panelsOf(values),
     columns,
     spec: {
       width: 230,
@@ -108,6 +108,12 @@ export function loadSvg(routing: Routing): Promise<string> {
     },
     resolve: { scale: { x: 'independent' } },
   });
+}
+
+/** Panels in the order of their bars; left alone, they would be sorted by name. */
+function panelsOf(bars: readonly Bar[]) {
+  const sort = [...new Set(bars.map(({ panel }) => panel))];
+  return { field: 'panel', type: 'nominal' as const, sort };
 }
 
 const barMark = { type: 'rect', stroke: 'white', strokeWidth: 0.3 } as const;
@@ -147,7 +153,7 @@ export function textAudioSvg(routing: Routing): Promise<string> | undefined {
         'load of each block as a multiple of its fair share of the text rows (up) and of the audio rows (down)',
     },
     data: { values },
-    facet: { field: 'panel', type: 'nominal', sort: null },
+    facet: panelsOf(values),
     columns,
     spec: {
       width: 230,
@@ -167,9 +173,10 @@ export function textAudioSvg(routing: Routing): Promise<string> | undefined {
 /** More layers than this, and the numbers in the cells run into each other. */
 const mostNumbers = 12;
 
-/** What the choice in one layer tells of that in another, beside what shuffled rows give. */
-export function overlapSvg(routing: Routing): Promise<string> {
+/** What the choice in one layer tells of that in another, beside what shuffled rows give; undefined where no two are compared. */
+export function overlapSvg(routing: Routing): Promise<string> | undefined {
   const { layers, overlap } = routing;
+  if (overlap.measured.flat().every((value) => value === null)) return undefined;
   const [measured, shuffled] = ['as measured', 'rows shuffled'];
   const values = [
     { which: measured, matrix: overlap.measured },
@@ -191,7 +198,7 @@ export function overlapSvg(routing: Routing): Promise<string> {
       subtitle: 'normalised mutual information of the blocks of the same row; 0: nothing, 1: all',
     },
     data: { values },
-    facet: { field: 'which', type: 'nominal', sort: null },
+    facet: { field: 'which', type: 'nominal', sort: [measured, shuffled] },
     columns: 2,
     spec: {
       width: Math.max(120, cell * layers.length),

@@ -46,7 +46,7 @@ export async function writeRoutingReport(folder: string, routing: Routing, metri
       file: 'overlap.svg',
       heading: 'Overlap between layers',
       caption:
-        'Normalised mutual information of the blocks that the same row chooses in two layers, and the same after the rows of one layer are shuffled, which is what so few rows give by chance. Where a row chooses several blocks, the diagonal is below 1: one of them does not tell which other is drawn.',
+        'Normalised mutual information of the blocks that the same row chooses in two layers, and the same after the rows of one layer are shuffled, which is what so few rows give by chance. Where a row chooses several blocks, the diagonal is below 1: one of them does not tell which other is drawn. Blank: not compared, or a layer that uses one block.',
       svg: overlapSvg(routing),
     },
     {

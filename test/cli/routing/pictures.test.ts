@@ -68,11 +68,13 @@ describe('the pictures', () => {
   });
 
   it('show what layers tell of each other, in numbers where they fit', async () => {
-    const svg = await overlapSvg(routing);
+    const svg = (await overlapSvg(routing)) as string;
     expect(svg.match(/>0\.25</g)).toHaveLength(2);
     expect(svg.match(/>0\.01</g)).toHaveLength(2);
     const many = await overlapSvg(routingOf(Array.from({ length: 20 }, (_, layer) => layerOf(layer, 2))));
     expect(many).not.toContain('>0.25<');
+    const none = { measured: [[null]], shuffled: [[null]], tooMany: true };
+    expect(overlapSvg({ ...routingOf([layerOf(0, 2)]), overlap: none })).toBeUndefined();
   });
 
   it('show names as text', async () => {
@@ -82,6 +84,13 @@ describe('the pictures', () => {
       expect(svg).not.toContain('\u001b');
     }
     expect(formatRouting(routing)).not.toContain('\u001b');
+  });
+
+  it('have their panels in the order of the layers', async () => {
+    const svg = await loadSvg(
+      routingOf([2, 10, 11].map((layer) => ({ ...layerOf(layer, 2), kind: 'topk' }))),
+    );
+    expect(svg.match(/layer \d+: topk(?=<)/g)).toEqual(['layer 2: topk', 'layer 10: topk', 'layer 11: topk']);
   });
 
   it('stay small where there are many blocks', async () => {
