@@ -76,13 +76,23 @@ export async function choicesOf(
       layer,
       blocks,
       active,
-      chosen: Int32Array.from(chosen),
+      chosen: joined(chosen),
       row: Float64Array.from(row),
       text: Int32Array.from(text),
       audio: Uint8Array.from(audio),
       dropped,
     };
   });
+}
+
+function joined(parts: readonly Int32Array[]): Int32Array {
+  const all = new Int32Array(parts.reduce((total, { length }) => total + length, 0));
+  let next = 0;
+  for (const part of parts) {
+    all.set(part, next);
+    next += part.length;
+  }
+  return all;
 }
 
 /** A layer whose choices are outputs of the program: `<layer>.blocks`, `<layer>.valid`, `<layer>.kept`. */
@@ -137,7 +147,8 @@ function placesOf({ streams }: AudioLlm, { rows }: LayerLayout): Pick<ChoosingLa
 }
 
 interface Collected {
-  readonly chosen: number[];
+  /** Of each batch: all of it as numbers would take twice the memory. */
+  readonly chosen: Int32Array[];
   readonly row: number[];
   readonly text: number[];
   readonly audio: number[];
@@ -153,6 +164,7 @@ function collect(
 ): void {
   const [chosen, valid] = [read(`${layer}.blocks`), read(`${layer}.valid`)];
   const kept = drops ? read(`${layer}.kept`) : undefined;
+  const ofBatch: number[] = [];
   for (let own = 0; own < batch.texts; own++) {
     const text = batch.start + own;
     for (const [at, { place, isAudio }] of places.entries()) {
@@ -162,9 +174,10 @@ function collect(
       to.text.push(text);
       to.audio.push(Number(isAudio));
       for (let choice = row * active; choice < (row + 1) * active; choice++) {
-        to.chosen.push(chosen[choice] as number);
+        ofBatch.push(chosen[choice] as number);
         if (kept?.[choice] === 0) to.dropped++;
       }
     }
   }
+  to.chosen.push(Int32Array.from(ofBatch));
 }
