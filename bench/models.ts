@@ -1,6 +1,7 @@
 /** What is measured: language models by shape, with random weights, and a batch in which every token has a loss. */
 import { random } from '../src/config/random.ts';
-import { denseFeedForward } from '../src/ffn/feedForward.ts';
+import { type FeedForwardConfig, feedForwardLayers } from '../src/ffn/config.ts';
+import { feedForwardOf } from '../src/ffn/layers.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { plainLlama } from '../src/llm/families.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
@@ -105,11 +106,17 @@ function normals(size: number): Float32Array {
   return Float32Array.from({ length: size }, () => draw.normal());
 }
 
-/** The model, without or with streams. */
-export function benchModel(llm: DecoderConfig, streams: readonly Stream[] = []): AudioLlm {
+/** The model, without or with streams; its feed-forward layers work on the LLM's own weights. */
+export function benchModel(
+  llm: DecoderConfig,
+  streams: readonly Stream[] = [],
+  feedForward: FeedForwardConfig = { kind: 'dense' },
+): AudioLlm {
+  const ffn = feedForwardLayers(feedForward, llm);
   return {
     llm,
-    feedForward: denseFeedForward,
+    feedForward: feedForwardOf(ffn),
+    ffn,
     streams,
     integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
     slot: 1,

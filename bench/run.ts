@@ -9,6 +9,7 @@ const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   perplexity: () => import('./perplexity.ts'),
   generate: () => import('./generate.ts'),
   ffn: () => import('./ffn.ts'),
+  moc: () => import('./moc.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);

@@ -3,7 +3,7 @@
  * time of each step and of its update, the process's peak resident memory, the peak of the activations by liveness,
  * the loss.
  *
- *     tsx bench/trainStepOnce.ts SHAPE STEPS [--optimizer] [--recompute]
+ *     tsx bench/trainStepOnce.ts SHAPE STEPS [--optimizer] [--recompute] [--ffn '{"kind": "moc", ...}']
  */
 import { random } from '../src/config/random.ts';
 import { plain } from '../src/engine/engine.ts';
@@ -24,7 +24,8 @@ interface Step {
 
 const [name = 'tiny', steps = '5', ...flags] = process.argv.slice(2);
 const { llm, batch: rows, rows: textRows } = benchShapes[name as BenchShapeName];
-const model = benchModel(llm);
+const ffn = flags.includes('--ffn') ? flags[flags.indexOf('--ffn') + 1] : undefined;
+const model = benchModel(llm, [], ffn === undefined ? undefined : JSON.parse(ffn));
 const shape = { rows, textRows, targets: rows * textRows };
 const draw = random('tokens');
 const batch = answerBatch(

@@ -120,12 +120,35 @@ const sparseSchema = z.discriminatedUnion('select', [
   }),
 ]);
 
+const channelsSchema = z.strictObject({
+  kind: z
+    .literal('moc')
+    .describe('Kind of feed-forward layer: a token keeps the channels with the largest gates (MoC)'),
+  active: positive
+    .max(10_000_000)
+    .nullable()
+    .default(null)
+    .describe('Channels that a token keeps; null: half the hidden size, or what select: structured leaves'),
+  select: z
+    .enum(['gate', 'magnitude', 'structured'])
+    .default('gate')
+    .describe(
+      'The largest by: the signed gate before SiLU, the magnitude after it, the signed gate two of every eight',
+    ),
+  recompute: z
+    .boolean()
+    .default(false)
+    .describe('Whether the backward pass computes SiLU and product again rather than hold them'),
+  layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
+});
+
 const feedForwardKindSchema = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('dense').describe('Kind of feed-forward layer: every hidden unit for every token'),
     layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
   }),
   sparseSchema,
+  channelsSchema,
 ]);
 
 /** What `llm.ffn` may say. */

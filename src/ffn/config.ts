@@ -51,7 +51,21 @@ export type SelectionConfig =
 
 export type SparseConfig = BlocksConfig & SelectionConfig;
 
-export type FeedForwardConfig = DenseConfig | SparseConfig;
+/** All channels (hidden units) computed, some kept by each token (Wu et al. 2025, arXiv 2511.09323). */
+export interface ChannelsConfig {
+  readonly kind: 'moc';
+  /** Channels that a token keeps; null: half the hidden size, or two of eight where that is what `select` says. */
+  readonly active: number | null;
+  /**
+   * What the kept channels are the largest by: the signed gate before SiLU; the magnitude after it; the signed gate
+   * within neighbouring channels, two of eight.
+   */
+  readonly select: 'gate' | 'magnitude' | 'structured';
+  /** Whether the backward pass computes SiLU and product again rather than hold them. */
+  readonly recompute: boolean;
+}
+
+export type FeedForwardConfig = DenseConfig | SparseConfig | ChannelsConfig;
 
 /** A sparse layer whose sizes are known. */
 export type SparseLayer = SparseConfig & {
@@ -61,7 +75,13 @@ export type SparseLayer = SparseConfig & {
   readonly ownWeights: boolean;
 };
 
-export type FeedForwardLayer = DenseConfig | SparseLayer;
+/** A mixture of channels whose sizes are known. */
+export type ChannelsLayer = ChannelsConfig & {
+  readonly active: number;
+  readonly channels: number;
+};
+
+export type FeedForwardLayer = DenseConfig | SparseLayer | ChannelsLayer;
 
 /** The sizes of an LLM that its feed-forward layers go by. */
 export interface FeedForwardSizes {
@@ -109,14 +129,20 @@ function rangeOf({ layers }: FeedForwardEntry, sizes: FeedForwardSizes, where: s
 
 function sized(
   { layers: _, ...config }: FeedForwardEntry,
-  { intermediateSize }: FeedForwardSizes,
+  sizes: FeedForwardSizes,
   where: string,
 ): FeedForwardLayer {
   if (config.kind === 'dense') return config;
-  const { blockSize, active } = config;
   const fail = (field: string, message: string): never => {
     throw new ConfigError(`${where}.${field}: ${message}`);
   };
+  return config.kind === 'moc' ? channelsLayer(config, sizes, fail) : sparseLayer(config, sizes, fail);
+}
+
+type Fail = (field: string, message: string) => never;
+
+function sparseLayer(config: SparseConfig, { intermediateSize }: FeedForwardSizes, fail: Fail): SparseLayer {
+  const { blockSize, active } = config;
   const memory = config.memory ?? intermediateSize;
   if (memory % blockSize !== 0) {
     const whole = Math.floor(memory / blockSize);
@@ -147,7 +173,44 @@ function sized(
   return { ...config, memory, blocks, ownWeights: memory === intermediateSize };
 }
 
-/** Whether any layer chooses among blocks. */
+function channelsLayer(
+  config: ChannelsConfig,
+  { hiddenSize, intermediateSize: channels }: FeedForwardSizes,
+  fail: Fail,
+): ChannelsLayer {
+  if (config.select === 'structured') {
+    const { groups, of, kept, tail, keptOfTail } = structure(channels);
+    const active = groups * kept + keptOfTail;
+    if (config.active !== null && config.active !== active)
+      fail(
+        'active',
+        `${config.active}, and ${kept} of every ${of} of ${channels} channels are ${groups} x ${kept} + ${keptOfTail} of ${tail} = ${active}: leave it out`,
+      );
+    return { ...config, active, channels };
+  }
+  const active = config.active ?? Math.floor(hiddenSize / 2);
+  if (active > channels)
+    fail(
+      'active',
+      `${active}${config.active === null ? ` = ${hiddenSize} hidden / 2` : ''} of ${channels} channels`,
+    );
+  return { ...config, active, channels };
+}
+
+/** Two of every eight neighbouring channels, and as many of a shorter group at the end. */
+export function structure(channels: number): {
+  readonly groups: number;
+  readonly of: number;
+  readonly kept: number;
+  readonly tail: number;
+  readonly keptOfTail: number;
+} {
+  const [of, kept] = [8, 2];
+  const tail = channels % of;
+  return { groups: Math.floor(channels / of), of, kept, tail, keptOfTail: Math.min(kept, tail) };
+}
+
+/** Whether any layer chooses, among blocks or channels. */
 export function isSparse(layers: readonly FeedForwardLayer[]): boolean {
-  return layers.some(({ kind }) => kind === 'sparse');
+  return layers.some(({ kind }) => kind === 'sparse' || kind === 'moc');
 }

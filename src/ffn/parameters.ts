@@ -51,7 +51,7 @@ export function feedForwardParameters(
 ): Map<string, ParameterSpec> {
   const specs = new Map<string, ParameterSpec>();
   for (const [at, layer] of layers.entries()) {
-    if (layer.kind === 'dense') continue;
+    if (layer.kind !== 'sparse') continue;
     const prefix = ownPrefix(at);
     const matrix = (name: string, outputs: number, inputs: number) =>
       specs.set(`${prefix}.${name}.weight`, {

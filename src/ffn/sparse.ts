@@ -7,15 +7,9 @@
  */
 import {
   add,
-  cast,
   concat,
   divide,
-  filled,
-  less,
-  log,
-  max,
   multiply,
-  negate,
   reshape,
   sigmoid,
   silu,
@@ -29,7 +23,7 @@ import { ProgramError, type Value } from '../tensor/program.ts';
 import type { Shape } from '../tensor/tensor.ts';
 import { named, scope, withGradient, withPrecision } from '../tensor/trace.ts';
 import type { SparseLayer } from './config.ts';
-import { type Dispatch, planDispatch } from './dispatch.ts';
+import { choiceStatistics, type Dispatch, planDispatch } from './dispatch.ts';
 import type { FeedForward, FeedForwardOutput } from './feedForward.ts';
 import { fromSlots, productByGroup, toSlots, vectorByGroup } from './groups.ts';
 import { memoryPrefix, ownPrefix } from './parameters.ts';
@@ -64,7 +58,7 @@ export function sparseFeedForward(layer: SparseLayer): FeedForward {
     return {
       y: named('output', reshape(yTD, x.shape)),
       ...(selection.auxiliaryLoss && { auxiliaryLoss: selection.auxiliaryLoss }),
-      statistics: scope('statistics', () => statisticsOf(layer, selection, dispatch)),
+      statistics: scope('statistics', () => statisticsOf(selection, dispatch)),
     };
   };
 }
@@ -161,19 +155,13 @@ function swiGlu(both: Value): Value {
 
 /** How the choices fall, of real tokens alone. */
 function statisticsOf(
-  { blocks }: SparseLayer,
   { loadB }: Selection,
   { takenS }: Dispatch,
 ): NonNullable<FeedForwardOutput['statistics']> {
   return withPrecision('float32', () => {
     const total = sum(loadB);
-    const shareB = divide(loadB, total);
-    // A block that nobody chose adds nothing: 0 * log of something positive.
-    const entropy = negate(sum(multiply(shareB, log(add(shareB, 1e-30)))));
     return {
-      load: multiply(max(shareB), blocks),
-      entropy: blocks === 1 ? filled('float32', [], 1) : multiply(entropy, 1 / Math.log(blocks)),
-      deadBlocks: sum(cast(less(loadB, 0.5), 'float32')),
+      ...choiceStatistics(loadB),
       overflow: divide(subtract(total, sum(takenS)), total),
     };
   });

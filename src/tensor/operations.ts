@@ -84,9 +84,12 @@ export const rmsNorm = (x: Value, weight: Value, epsilon: number) =>
 export const rotary = (x: Value, cosines: Value, sines: Value) =>
   only(emit('rotary', [x, cosines, sines], none));
 
-/** The k largest along the last axis in falling order, and where they stand (int64). */
-export function topK(x: Value, k: number): { values: Value; indices: Value } {
-  const [values, indices] = emit('topK', [x], { k });
+/**
+ * The k largest along the last axis in falling order, and where they stand (int64).
+ * @param sorted false: in any order, which is faster where k is large
+ */
+export function topK(x: Value, k: number, { sorted = true } = {}): { values: Value; indices: Value } {
+  const [values, indices] = emit('topK', [x], { k, ...(!sorted && { sorted }) });
   return { values: values as Value, indices: indices as Value };
 }
 

@@ -38,8 +38,8 @@ export interface Attributes {
   // along the last axis
   softmax: Nothing;
   logSoftmax: Nothing;
-  /** outputs: values in falling order, and their int64 indices; the lower index wins a tie */
-  topK: { readonly k: number };
+  /** outputs: values, and their int64 indices, in falling order unless `sorted` is false; the lower index wins a tie */
+  topK: { readonly k: number; readonly sorted?: false };
   /** Root-mean-square normalisation (Zhang and Sennrich 2019). inputs: x [..., D], weight [D] */
   rmsNorm: { readonly epsilon: number };
   // positions

@@ -47,7 +47,7 @@ export async function exportAudioLlm(from: string, to: string, options: ExportOp
 export async function exportLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
   const trained = await readTrained(from);
-  const sparse = trained.model.ffn?.findIndex(({ kind }) => kind === 'sparse') ?? -1;
+  const sparse = trained.model.ffn?.findIndex(({ kind }) => kind === 'sparse' || kind === 'moc') ?? -1;
   if (sparse >= 0)
     throw new RunError(
       `${from}: layer ${sparse} has a sparse feed-forward (llm.ffn), which transformers has no name for; ` +

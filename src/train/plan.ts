@@ -13,6 +13,7 @@ import type { Example } from '../data/manifest.ts';
 import { describeOnnx } from '../engine/onnx/engine.ts';
 import { prepared } from '../engine/onnx/lower.ts';
 import { tfjsArithmetic } from '../engine/tfjs/engine.ts';
+import { type HeldByLayers, heldByLayers } from '../ffn/accounting.ts';
 import type { BatchShape } from '../pal/batch.ts';
 import { promptFormat } from '../pal/promptFormat.ts';
 import { simplify } from '../tensor/passes.ts';
@@ -80,6 +81,8 @@ export interface ExperimentPlan {
   readonly skipped: readonly SkippedSample[];
   /** Frames and width that each stream gets from its encoder. */
   readonly streams: readonly { readonly stream: string; readonly frames: number; readonly width: number }[];
+  /** What feed-forward layers hold for the backward pass, as their papers count it; of blocks nothing is told. */
+  readonly feedForward: readonly HeldByLayers[];
   readonly stages: readonly PlannedStage[];
   /** What the stages train, by groups of parameters. */
   readonly trains: readonly StageTrains[];
@@ -196,6 +199,7 @@ export async function planExperiment(
       ...tooLong,
     ],
     streams: model.streams.map(({ name, frames, width }) => ({ stream: name, frames, width })),
+    feedForward: heldByLayers(model.ffn ?? [], model.llm),
     stages,
     trains: trains.filter((_, index) => only === undefined || index === only),
   };

@@ -9,6 +9,7 @@ import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic } from '../config/writeFile.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { EvaluationRecord } from '../eval/evaluate.ts';
+import { describeHeld, heldByLayers } from '../ffn/accounting.ts';
 import { checkKeys } from '../llm/weights.ts';
 import { type Checkpoint, CheckpointError, newestCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { runCurriculum } from './curriculum.ts';
@@ -98,6 +99,7 @@ async function trainAndEvaluate(experiment: Experiment, options: RunOptions): Pr
     if (leftOut.length > 0) watch.note(`${leftOut.length} questions are left out; skipped.json lists them`);
     await writeFileAtomic(join(dir, 'skipped.json'), `${JSON.stringify(leftOut, null, 2)}\n`);
     options.announce?.(whatTrains(experiment, parameters));
+    for (const line of describeHeld(heldByLayers(model.ffn ?? [], model.llm))) watch.note(line);
 
     const checkpoint = resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
     if (checkpoint !== undefined) {

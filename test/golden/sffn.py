@@ -22,13 +22,13 @@ WIDTH, MEMORY, TOKENS = 6, 16, 9
 
 def parameters(case):
     """Every parameter of the layer by name, in float64."""
-    blocks = MEMORY // case["blockSize"]
     mlp = "model.layers.0.mlp"
     shapes = {f"{mlp}.gate_proj.weight": [MEMORY, WIDTH], f"{mlp}.up_proj.weight": [MEMORY, WIDTH],
               f"{mlp}.down_proj.weight": [WIDTH, MEMORY]}
     if case.get("bias"):
         shapes |= {f"{mlp}.gate_proj.bias": [MEMORY], f"{mlp}.up_proj.bias": [MEMORY], f"{mlp}.down_proj.bias": [WIDTH]}
     own = "ffn.layers.0"
+    blocks = MEMORY // case.get("blockSize", 1)
     if case["select"] in ("switch", "topk"):
         shapes[f"{own}.router.weight"] = [blocks, WIDTH]
     if case["select"] == "lowrank-memory":
@@ -125,6 +125,23 @@ def layer(case, own, xs):
     return torch.stack(ys), auxiliary, load, sum(load) - sum(taken)
 
 
+def channels(case, own, xs):
+    """Mixture of channels: SwiGLU times a mask that is a constant to the backward pass."""
+    weight = lambda part: own[f"model.layers.0.mlp.{part}_proj.weight"]
+    bias = lambda part: own.get(f"model.layers.0.mlp.{part}_proj.bias", torch.zeros(1, dtype=torch.float64))
+    gates = xs @ weight("gate").T + bias("gate")
+    mask = torch.zeros_like(gates)
+    for at, gate in enumerate(gates):
+        if case["select"] == "structured":
+            kept = [start + place for start in range(0, MEMORY, 8) for place in highest(gate[start:start + 8], 2)]
+        else:
+            kept = highest(gate if case["select"] == "gate" else silu(gate).abs(), case["active"])
+        mask[at, kept] = 1
+    activated = silu(gates) * mask * (xs @ weight("up").T + bias("up"))
+    real = torch.tensor(case.get("valid", [1] * len(xs)), dtype=torch.float64)
+    return activated @ weight("down").T + bias("down"), None, (mask * real[:, None]).sum(0).tolist(), 0
+
+
 router = {"balanceLoss": 0.3, "zLoss": 0.2}
 same = [["ffn.layers.0.router.weight", 2, 1, 1]]
 cases = {
@@ -155,6 +172,18 @@ cases = {
     "product keys": {"select": "pkm", "blockSize": 1, "active": 6, "heads": 2, "queryWidth": 4, "gate": "softmax"},
     "product keys, one token": {"select": "pkm", "blockSize": 4, "active": 2, "heads": 1, "queryWidth": 4, "gate": "sigmoid", "rows": 1},
     "low-rank memory": {"select": "lowrank-memory", "blockSize": 1, "active": 5, "rank": 3, "gate": "softmax"},
+    "channels by gate": {"kind": "moc", "select": "gate", "active": 5},
+    "channels by gate, again in the backward pass": {"kind": "moc", "select": "gate", "active": 5, "recompute": True},
+    "channels by gate, biases": {"kind": "moc", "select": "gate", "active": 3, "bias": True},
+    "channels by gate, ties": {"kind": "moc", "select": "gate", "active": 4, "recompute": True,
+                               "copies": [["model.layers.0.mlp.gate_proj.weight", 8, 0, 8]]},
+    "channels by gate, more than are positive": {"kind": "moc", "select": "gate", "active": 15},
+    "channels by gate, one token": {"kind": "moc", "select": "gate", "active": 1, "rows": 1},
+    "channels by gate, padding": {"kind": "moc", "select": "gate", "active": 5, "valid": [1, 1, 0, 1, 1, 1, 0, 1, 0]},
+    "channels by magnitude": {"kind": "moc", "select": "magnitude", "active": 5, "bias": True},
+    "channels by structure": {"kind": "moc", "select": "structured", "active": None},
+    "channels by structure, again in the backward pass": {"kind": "moc", "select": "structured", "active": None,
+                                                          "recompute": True, "bias": True},
     "low-rank memory of blocks": {"select": "lowrank-memory", "blockSize": 4, "active": 2, "rank": 3, "gate": "sigmoid"},
 }
 
@@ -168,7 +197,7 @@ def main():
     for name, case in cases.items():
         own = parameters(case)
         x = (2 * fill("hidden_states_embed", [case.get("rows", TOKENS), WIDTH]).double()).requires_grad_()
-        y, auxiliary, load, dropped = layer(case, own, x)
+        y, auxiliary, load, dropped = (channels if case.get("kind") == "moc" else layer)(case, own, x)
         loss = (y * fill("targets_embed", list(y.shape)).double()).sum()
         (loss if auxiliary is None else loss + auxiliary).backward()
         gradients = {key: rounded(value.grad) for key, value in own.items() if value.grad is not None}

@@ -190,7 +190,10 @@ describe('attention-only integration', () => {
       for (const value of attentionOutput) expect(value.shape).toEqual([batch, rows, llm.hiddenSize]);
       // Every layer did choose, and for text rows alone.
       for (let layer = 0; layer < llm.layers; layer++) {
-        const slots = select(program, new RegExp(`^layers\\.${layer}\\.feedForward\\.dispatch\\.`));
+        const slots = select(
+          program,
+          new RegExp(`^layers\\.${layer}\\.feedForward\\.(dispatch|selection)\\.`),
+        );
         expect(slots.length).toBeGreaterThan(0);
       }
     });

@@ -126,8 +126,10 @@ export function ids(batch: number, rows: number): Tensor & { dtype: 'int32' } {
 const blocks = { kind: 'sparse', memory: null, capacityFactor: null } as const;
 const router = { balanceLoss: 0.1, zLoss: 0.01 };
 
-/** One of each kind of sparse feed-forward layer; the LLM has 24 hidden units. */
+/** One of each kind of feed-forward layer that chooses; the LLM has 24 hidden units. */
 export const sparseKinds: Readonly<Record<string, FeedForwardConfig>> = {
+  moc: { kind: 'moc', select: 'gate', active: 7, recompute: false },
+  'moc, structured': { kind: 'moc', select: 'structured', active: null, recompute: true },
   switch: { ...blocks, select: 'switch', blockSize: 6, active: 1, ...router },
   topk: { ...blocks, memory: 32, select: 'topk', blockSize: 4, active: 3, normalize: 'chosen', ...router },
   hash: { ...blocks, select: 'hash', blockSize: 4, active: 2, balance: 'frequency' },

@@ -1,4 +1,5 @@
 /** A plan as tables for the terminal. */
+import { describeHeld } from '../../ffn/accounting.ts';
 import type { ExperimentPlan, PlannedStage } from '../../train/plan.ts';
 import { formatTable } from '../terminal/table.ts';
 import { formatTrains } from '../terminal/trains.ts';
@@ -8,7 +9,7 @@ const megabytes = (bytes: number) => rounded(bytes / 1e6, 1);
 
 /** The streams, then each stage: parameters, memory and work. */
 export function formatPlan(plan: ExperimentPlan): string {
-  const { experiment, engine, rates, notes, skipped, streams, stages, trains } = plan;
+  const { experiment, engine, rates, notes, skipped, streams, feedForward, stages, trains } = plan;
   const stated =
     rates === null
       ? 'No rates are known for this engine, so no time is told; --gflops-per-thread and --gb-per-second give them.'
@@ -43,6 +44,7 @@ export function formatPlan(plan: ExperimentPlan): string {
     ),
     '',
     formatTrains(trains),
+    ...describeHeld(feedForward),
     ...stages.flatMap((stage) => ['', ...formatStage(stage)]),
     '',
     stated,

@@ -136,8 +136,12 @@ const lowerings: Lowerings = {
   rmsNorm: ({ graph, attributes: { epsilon }, inputs, outputs }) =>
     graph.node('SimplifiedLayerNormalization', inputs, outputs, { axis: -1, epsilon: { float: epsilon } }),
   rotary,
-  topK: ({ graph, attributes: { k }, inputs, outputs }) =>
-    graph.node('TopK', [...inputs, graph.integers([k])], outputs, { axis: -1, largest: 1, sorted: 1 }),
+  topK: ({ graph, attributes: { k, sorted = true }, inputs, outputs }) =>
+    graph.node('TopK', [...inputs, graph.integers([k])], outputs, {
+      axis: -1,
+      largest: 1,
+      sorted: Number(sorted),
+    }),
   sum: reduction('ReduceSum'),
   max: reduction('ReduceMax'),
   matmul,
