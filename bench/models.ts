@@ -1,6 +1,6 @@
 /** What is measured: language models by shape, with random weights, and a batch in which every token has a loss. */
 import { random } from '../src/config/random.ts';
-import { denseFeedForward } from '../src/ffn/feedForward.ts';
+import { allDense } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { plainLlama } from '../src/llm/families.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
@@ -109,7 +109,7 @@ function normals(size: number): Float32Array {
 export function benchModel(llm: DecoderConfig, streams: readonly Stream[] = []): AudioLlm {
   return {
     llm,
-    feedForward: denseFeedForward,
+    feedForward: allDense,
     streams,
     integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
     slot: 1,

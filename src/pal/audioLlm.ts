@@ -6,7 +6,7 @@
  * Shape suffixes: B batch, T text rows, R rows of a layer, D hidden, N rows with a loss.
  */
 import type { FeedForwardLayer } from '../ffn/config.ts';
-import type { FeedForward, FeedForwardOutput, FeedForwardRows } from '../ffn/feedForward.ts';
+import type { FeedForwardOutput, FeedForwardRows, FeedForwards } from '../ffn/feedForward.ts';
 import { audioRowToken } from '../ffn/hashTable.ts';
 import type { DecoderConfig } from '../llm/config.ts';
 import {
@@ -42,7 +42,7 @@ import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
 export interface AudioLlm {
   readonly llm: DecoderConfig;
-  readonly feedForward: FeedForward;
+  readonly feedForward: FeedForwards;
   /** What each layer's feed-forward is; all dense when left out. */
   readonly ffn?: readonly FeedForwardLayer[] | undefined;
   /** Low-rank adapters on the LLM's projections; none when left out. */
@@ -211,8 +211,7 @@ export function forwardFrom(
     });
     keysValues.push(result.keysValues);
     audioBias.push(bias.audio);
-    const { y: _, ...beside } = result.feedForward;
-    feedForwards.push(beside);
+    feedForwards.push(result.feedForward);
     let start = 0;
     for (const segment of rows) {
       const part = slice(result.hiddenBTD, 1, start, start + segment.rows);

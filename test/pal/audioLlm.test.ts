@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../../src/ffn/feedForward.ts';
+import { allDense } from '../../src/ffn/feedForward.ts';
 import { causalBias, decoderLayer, embed, languageModel, masked } from '../../src/llm/decoder.ts';
 import { rotaryAt } from '../../src/llm/rotary.ts';
 import { type AudioLlm, audioInputNames, audioInputs, forward } from '../../src/pal/audioLlm.ts';
@@ -99,7 +99,7 @@ function overwritingReference(model: AudioLlm): Program {
       const { hiddenBTD } = decoderLayer(llm, parameters, layer, all, {
         rotary: rotaryAt(llm, present ? positions : positions.slice(audioRows)),
         bias: present ? wide : constant(causalBias(rows)),
-        feedForward: denseFeedForward,
+        feedForward: allDense,
       });
       text = present ? slice(hiddenBTD, 1, audioRows, audioRows + rows) : hiddenBTD;
     }
@@ -251,7 +251,7 @@ describe('every integration', () => {
     const bare = trace<string>(
       { ids: { dtype: 'int32', shape: [batch, rows] }, ...parameterInputs(llmParameters()) },
       (inputs) => ({
-        hidden: languageModel(llm, new Map(Object.entries(inputs)), inputs.ids as Value, denseFeedForward),
+        hidden: languageModel(llm, new Map(Object.entries(inputs)), inputs.ids as Value, allDense),
       }),
     );
     expect(await run(forwardProgram(model), feedsOf(model))).toEqual(await run(bare, feedsOf(model)));
@@ -316,7 +316,7 @@ describe('every integration', () => {
         all = decoderLayer(llm, parameters, layer, all, {
           rotary: rotaryAt(llm, [...Array(rows + 5).keys()]),
           bias: constant(causalBias(rows + 5)),
-          feedForward: denseFeedForward,
+          feedForward: allDense,
         }).hiddenBTD;
       }
       return { hidden: concat([slice(all, 1, 0, 2), slice(all, 1, 7, rows + 5)], 1) };
