@@ -142,7 +142,7 @@ const wideSchema = z.strictObject({
     .nullable()
     .default(null)
     .describe(
-      "What it begins as: the mean of the layers that share it, or one of them by its number (0-based); null: from the seed",
+      'What it begins as: the mean of the layers that share it, or one of them by its number (0-based); null: from the seed',
     ),
 });
 

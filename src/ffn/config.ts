@@ -116,7 +116,9 @@ export function feedForwardLayers(
 
 /** What dropped layers had can be given away once. */
 function checkWidest(entries: readonly FeedForwardEntry[], dropped: number): void {
-  const [first, second] = entries.flatMap((entry, at) => (entry.kind === 'wide' && entry.width === 'all' ? at : []));
+  const [first, second] = entries.flatMap((entry, at) =>
+    entry.kind === 'wide' && entry.width === 'all' ? at : [],
+  );
   if (dropped > 0 && second !== undefined)
     throw new ConfigError(
       `llm.ffn[${second}].width: all: llm.ffn[${first}] takes the units of the ${dropped} dropped layers already; give one of them a number`,

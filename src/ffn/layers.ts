@@ -1,4 +1,5 @@
 /** The feed-forward layers of a model, each as its configuration says. */
+import { ProgramError } from '../tensor/program.ts';
 import type { FeedForwardLayer, SparseLayer } from './config.ts';
 import { denseFeedForward, type FeedForward, type FeedForwards } from './feedForward.ts';
 import { memoryPrefix } from './parameters.ts';
@@ -8,7 +9,11 @@ import { sharedPrefix } from './wide.ts';
 /** The feed-forwards of a model with these layers. */
 export function feedForwardOf(layers: readonly FeedForwardLayer[]): FeedForwards {
   const made = layers.map(layerOf);
-  return (layer) => made[layer];
+  return (layer) => {
+    if (layer >= made.length)
+      throw new ProgramError(`layer ${layer}: there are feed-forward layers for ${made.length}`);
+    return made[layer];
+  };
 }
 
 function layerOf(layer: FeedForwardLayer): FeedForward | undefined {

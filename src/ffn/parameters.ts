@@ -45,7 +45,9 @@ export function hasOtherWeights(layer: FeedForwardLayer | undefined): boolean {
 
 /** Whether a parameter of the LLM has no place beside these layers. */
 export function isReplaced(layers: readonly FeedForwardLayer[], name: string): boolean {
-  return hasOtherWeights(layers[feedForwardLayerOf(name)]) || layers[feedForwardNormOf(name)]?.kind === 'none';
+  return (
+    hasOtherWeights(layers[feedForwardLayerOf(name)]) || layers[feedForwardNormOf(name)]?.kind === 'none'
+  );
 }
 
 /** The sizes that the specifications need. */

@@ -57,7 +57,10 @@ export function wideLayers({ width: asked, groups, tie, from }: WideConfig, plac
   };
   const count = range.length;
   if (count % groups !== 0)
-    fail('groups', `${count} layers / ${groups} groups = ${Number((count / groups).toFixed(2))}: no whole number`);
+    fail(
+      'groups',
+      `${count} layers / ${groups} groups = ${Number((count / groups).toFixed(2))}: no whole number`,
+    );
   const cells = (count + dropped) * intermediateSize;
   if (asked === 'all' && cells % groups !== 0)
     fail(
@@ -79,8 +82,7 @@ export function wideLayers({ width: asked, groups, tie, from }: WideConfig, plac
     kind: 'wide',
     shared: first + group,
     width,
-    from:
-      from === null ? [] : from === 'average' ? range.filter((_, at) => groupOf[at] === group) : [from],
+    from: from === null ? [] : from === 'average' ? range.filter((_, at) => groupOf[at] === group) : [from],
   }));
 }
 
@@ -124,8 +126,9 @@ export function sharedFrom(
   const [{ shape }] = sources as [Tensor];
   return float32(
     shape,
-    Float32Array.from({ length: (sources[0] as Tensor).data.length }, (_, at) =>
-      sources.reduce((total, { data }) => total + (data[at] as number), 0) / sources.length,
+    Float32Array.from(
+      { length: (sources[0] as Tensor).data.length },
+      (_, at) => sources.reduce((total, { data }) => total + (data[at] as number), 0) / sources.length,
     ),
   );
 }

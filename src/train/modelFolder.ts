@@ -12,7 +12,12 @@ import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
 import type { FeedForwardLayer } from '../ffn/config.ts';
 import { hashTableShapes } from '../ffn/hashTable.ts';
-import { feedForwardLayerOf, feedForwardNormOf, feedForwardParameters, hasOtherWeights } from '../ffn/parameters.ts';
+import {
+  feedForwardLayerOf,
+  feedForwardNormOf,
+  feedForwardParameters,
+  hasOtherWeights,
+} from '../ffn/parameters.ts';
 import { readAdapter, writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { isAdapter } from '../llm/lora.ts';
