@@ -123,6 +123,8 @@ export function audioInputs(streams: readonly Stream[], batch: number): Record<s
 export interface ForwardPass {
   /** Hidden states of the text rows after the last layer, [B, T, D]. */
   readonly hiddenBTD: Value;
+  /** The same after every layer. */
+  readonly layersBTD: readonly Value[];
   /** What each layer attended to: [attention-only audio; prefix audio; text]. */
   readonly keysValues: readonly KeysValues[];
   /** 0 or `masked` per audio key of each layer, [B, 1, 1, keys]; undefined where a layer has no audio. */
@@ -166,6 +168,7 @@ export function forwardFrom(
   const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const connected = (segment: Segment) => audio.get(segment.stream as Stream) as ConnectedAudio;
   const prefixRows = new Map<Stream, Value>();
+  const layersBTD: Value[] = [];
   const keysValues: KeysValues[] = [];
   const audioBias: (Value | undefined)[] = [];
   const feedForwards: Omit<FeedForwardOutput, 'y'>[] = [];
@@ -219,8 +222,9 @@ export function forwardFrom(
       else prefixRows.set(segment.stream, part);
       start += segment.rows;
     }
+    layersBTD.push(textBTD);
   }
-  return { hiddenBTD: textBTD, keysValues, audioBias, layout, feedForward: feedForwards };
+  return { hiddenBTD: textBTD, layersBTD, keysValues, audioBias, layout, feedForward: feedForwards };
 }
 
 /** What a layer that chooses by token, or leaves out padding, is told of its rows: prefix audio, then text. */
