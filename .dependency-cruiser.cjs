@@ -10,7 +10,7 @@ const floors = [
   ['pal', 'data'],
   ['llm', 'audio'],
   ['engine', 'ffn'],
-  ['tensor', 'config'],
+  ['tensor', 'config', 'report'],
 ];
 
 const room = (names) => `^src/(${names.join('|')})/`;

@@ -25,6 +25,10 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',
     'palkit profile configs/prefix.yaml --stage 3 --json',
   ],
+  similarity: [
+    'palkit similarity runs/default runs/wide',
+    'palkit similarity runs/default runs/wide runs/shared --baseline runs/default --baseline runs/default-8 --out comparison',
+  ],
   export: [
     'palkit export runs/default --format audio-llm --out my-audio-llm',
     'palkit export runs/lora --format hf --out my-llm',
