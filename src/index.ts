@@ -17,6 +17,12 @@ export { type AudioLlm, forward } from './pal/audioLlm.ts';
 export { generate, generateText } from './pal/generate.ts';
 export { promptFormat } from './pal/promptFormat.ts';
 export type { Stream, StreamConfig } from './pal/streams.ts';
+export {
+  type Geometry,
+  geometryOf,
+  linearCka,
+  localNeighbourhoodSimilarity,
+} from './probe/similarity.ts';
 export { gradients } from './tensor/gradients.ts';
 export { interpret } from './tensor/interpret.ts';
 export * as operations from './tensor/operations.ts';

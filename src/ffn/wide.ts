@@ -6,6 +6,8 @@ import { ConfigError } from '../config/configError.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 
+type FloatTensor = Tensor & { dtype: 'float32' };
+
 export interface WideConfig {
   readonly kind: 'wide';
   /**
@@ -97,12 +99,12 @@ export function sharedPrefix({ shared }: WideLayer): string {
   return `ffn.shared.${shared}`;
 }
 
+const ofShared = /^ffn\.shared\.(\d+)\.(.+)$/;
+
 /** Whether a parameter is a shared layer's. */
 export function isShared(name: string): boolean {
   return ofShared.test(name);
 }
-
-const ofShared = /^ffn\.shared\.(\d+)\.(.+)$/;
 
 /**
  * What a shared layer's parameter begins as: the mean of those of the LLM's layers, added up in float64; undefined
@@ -113,7 +115,7 @@ export function sharedFrom(
   layers: readonly { readonly kind: string }[],
   llm: ParameterTensors,
   name: string,
-): (Tensor & { dtype: 'float32' }) | undefined {
+): FloatTensor | undefined {
   const [, number, part] = ofShared.exec(name) ?? [];
   const layer = layers.find((own): own is WideLayer => isWide(own) && own.shared === Number(number));
   if (layer === undefined || layer.from.length === 0) return undefined;
@@ -123,13 +125,11 @@ export function sharedFrom(
       throw new ConfigError(`llm.ffn.from: the LLM has no model.layers.${at}.mlp.${part} to begin from`);
     return source;
   });
-  const [{ shape }] = sources as [Tensor];
+  const [first] = sources as [FloatTensor];
+  const sumAt = (at: number) => sources.reduce((total, { data }) => total + (data[at] as number), 0);
   return float32(
-    shape,
-    Float32Array.from(
-      { length: (sources[0] as Tensor).data.length },
-      (_, at) => sources.reduce((total, { data }) => total + (data[at] as number), 0) / sources.length,
-    ),
+    first.shape,
+    first.data.map((_, at) => sumAt(at) / sources.length),
   );
 }
 
@@ -144,7 +144,7 @@ function isWide(layer: { readonly kind: string }): layer is WideLayer {
 export function untied(
   layers: readonly { readonly kind: string }[],
   parameters: ParameterTensors,
-): Map<string, Tensor & { dtype: 'float32' }> {
+): Map<string, FloatTensor> {
   const all = new Map(parameters);
   for (const [at, layer] of layers.entries()) {
     if (!isWide(layer)) continue;
