@@ -9,6 +9,7 @@ import { random } from '../src/config/random.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import type { KernelProfile } from '../src/engine/onnx/profile.ts';
 import { type FeedForwardConfig, feedForwardLayers } from '../src/ffn/config.ts';
+import type { FeedForward } from '../src/ffn/feedForward.ts';
 import { feedForwardOf } from '../src/ffn/layers.ts';
 import { feedForwardParameters } from '../src/ffn/parameters.ts';
 import { initialize } from '../src/llm/initialize.ts';
@@ -48,7 +49,7 @@ const feeds: Record<string, Tensor> = { x: rows(), targets: rows(), ...Object.fr
 const program = simplify(
   trace<string>(parameterInputs(new Map(Object.entries(feeds))), (inputs) => {
     const context = { layer: 0, prefix: 'model.layers.0.mlp' };
-    const { y, auxiliaryLoss } = feedForwardOf(layers)(
+    const { y, auxiliaryLoss } = (feedForwardOf(layers)(0) as FeedForward)(
       inputs.x as Value,
       new Map(Object.entries(inputs)),
       context,

@@ -83,11 +83,11 @@ function hiddenStates(name: string): Tensor {
 
 /** A layer's output is added to its input, which is all that a layer holds beside its own activations. */
 function stack(start: Value, parameters: Parameters): Value {
-  const feedForward = feedForwardOf(layers);
-  return layers.reduce(
-    (hidden, _, layer) => add(hidden, feedForward(hidden, parameters, { layer, prefix: prefixOf(layer) }).y),
-    start,
-  );
+  const feedForwards = feedForwardOf(layers);
+  return layers.reduce((hidden, _, layer) => {
+    const own = feedForwards(layer)?.(hidden, parameters, { layer, prefix: prefixOf(layer) });
+    return own === undefined ? hidden : add(hidden, own.y);
+  }, start);
 }
 
 /** The gradients of all weights for a weighted sum of the outputs. */

@@ -12,7 +12,7 @@ import { parseArgs } from 'node:util';
 import { sanitizeLine } from '../src/cli/terminal/sanitize.ts';
 import { type Engine, plain } from '../src/engine/engine.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../src/ffn/feedForward.ts';
+import { allDense } from '../src/ffn/feedForward.ts';
 import { languageModel } from '../src/llm/decoder.ts';
 import { tokenLogProbabilities } from '../src/llm/score.ts';
 import { type LoadedLlm, loadLlm, saveLlm } from '../src/llm/weights.ts';
@@ -94,7 +94,7 @@ async function perplexity(engine: Engine, { config, parameters }: LoadedLlm, ids
   } as const;
   const program = trace(types, (inputs) => {
     const weights = frozen(parameters);
-    const feedForward = denseFeedForward;
+    const feedForward = allDense;
     const hidden = languageModel(config, weights, inputs.ids as Value, feedForward);
     const flat = slice(reshape(hidden, [rows, config.hiddenSize]), 0, 0, rows - 1);
     return { scores: tokenLogProbabilities(config, weights, flat, inputs.next as Value) };
@@ -116,7 +116,7 @@ async function answer(engine: Engine, llm: LoadedLlm, question: string): Promise
     engine,
     model: {
       llm: llm.config,
-      feedForward: denseFeedForward,
+      feedForward: allDense,
       streams: [],
       integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
       slot: 0,

@@ -7,7 +7,7 @@
 import { random } from '../src/config/random.ts';
 import { worldText } from '../src/data/soundWorld/text.ts';
 import { onnxEngine } from '../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../src/ffn/feedForward.ts';
+import { allDense } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { plainLlama } from '../src/llm/families.ts';
 import { initialize } from '../src/llm/initialize.ts';
@@ -122,7 +122,7 @@ function nextBatch(): Batch {
 
 const model: AudioLlm = {
   llm: config,
-  feedForward: denseFeedForward,
+  feedForward: allDense,
   streams: [],
   integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
   slot: 1,

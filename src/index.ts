@@ -19,6 +19,12 @@ export { promptFormat } from './pal/promptFormat.ts';
 export type { Stream, StreamConfig } from './pal/streams.ts';
 export { choicesOf, type RoutedRows } from './probe/choices.ts';
 export { layerOverlap, normalizedMutualInformation } from './probe/routing.ts';
+export {
+  type Geometry,
+  geometryOf,
+  linearCka,
+  localNeighbourhoodSimilarity,
+} from './probe/similarity.ts';
 export { gradients } from './tensor/gradients.ts';
 export { interpret } from './tensor/interpret.ts';
 export * as operations from './tensor/operations.ts';

@@ -48,6 +48,9 @@ export async function findCommand(root: AnyCommand, given: readonly string[]): P
   }
 }
 
+/** The hint of a positional argument that stands for any number of them: the command finds all in `args._`. */
+export const repeatable = '...';
+
 /**
  * Checks the arguments of a command against what it declares.
  * @throws UsageError for an unknown option (with the nearest one), a missing value, or too many arguments
@@ -81,9 +84,10 @@ export function checkArguments(name: string, given: readonly string[], declared:
     tokens: true,
     allowPositionals: true,
   });
+  const repeats = positionals.some(([, definition]) => definition.valueHint === repeatable);
   let seen = 0;
   for (const token of tokens) {
-    if (token.kind === 'positional' && ++seen > positionals.length) {
+    if (token.kind === 'positional' && ++seen > positionals.length && !repeats) {
       throw fail(`"${token.value}" is one argument too many`);
     }
     if (token.kind !== 'option') continue;

@@ -30,6 +30,10 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit routing runs/topk --limit 500 --split validation --json',
     'palkit routing my-audio-llm --set data.dir=data/sound-world --out routing-of-my-audio-llm',
   ],
+  similarity: [
+    'palkit similarity runs/default runs/wide',
+    'palkit similarity runs/default runs/wide runs/shared --baseline runs/default --baseline runs/default-8 --out comparison',
+  ],
   export: [
     'palkit export runs/default --format audio-llm --out my-audio-llm',
     'palkit export runs/lora --format hf --out my-llm',

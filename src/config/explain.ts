@@ -28,9 +28,10 @@ export function explainIssue(schema: z.core.$ZodType, tree: Tree, issue: Issue):
   return [{ path, place: placeOf(tree, path, issue.code === 'custom'), what }];
 }
 
-/** What is wrong with the alternative of a union that was meant: the one that is of the value's shape, a map or a list. */
+/** What is wrong with the alternative of a union that was meant: the one that is of the value's shape, a map, a list or a number. */
 function meantBranch({ errors }: Extract<Issue, { code: 'invalid_union' }>): Issue[] | undefined {
-  const isOtherShape = ({ code, path }: Issue) => code === 'invalid_type' && path.length === 0;
+  const isOtherShape = ({ code, path }: Issue) =>
+    (code === 'invalid_type' || code === 'invalid_value') && path.length === 0;
   return errors.find((branch) => branch.length > 0 && !branch.some(isOtherShape));
 }
 

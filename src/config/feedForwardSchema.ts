@@ -1,4 +1,4 @@
-/** The LLM's feed-forward layers in an experiment's YAML file: dense, or blocks of which a token uses some. */
+/** The LLM's feed-forward layers in an experiment's YAML file: dense, dropped, shared, or blocks of which a token uses some. */
 import { z } from 'zod';
 
 const positive = z.int().min(1);
@@ -9,6 +9,8 @@ export const layerRange = z
   .regex(/^\d{1,6}\.\.\d{1,6}$/, { error: 'expected the first and the last layer (0-based), as 2..5' })
   .nullable()
   .default(null);
+
+const ofThisKind = layerRange.describe('The layers that are of this kind, as 2..5; null: all');
 
 const chosenBlocks = positive.max(1_000_000).describe('Blocks that a token uses');
 const auxiliary = z.number().min(0).max(1000);
@@ -39,7 +41,7 @@ const blocksFields = (active: z.ZodType<number, number | undefined>, capacityFac
     .describe(
       'Room in every block, as a multiple of its fair share; choices beyond are dropped. null: room for all of them',
     ),
-  layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
+  layers: ofThisKind,
 });
 
 const routerFields = (zLoss: number) => ({
@@ -142,13 +144,44 @@ const channelsSchema = z.strictObject({
   layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
 });
 
+const wideSchema = z.strictObject({
+  kind: z.literal('wide').describe('Kind of feed-forward layer: one in the place of several (One Wide FFN)'),
+  layers: layerRange.describe('The layers that share it, as 2..5; null: all'),
+  width: z
+    .union([positive.max(10_000_000), z.literal('all')])
+    .nullable()
+    .default(null)
+    .describe(
+      "Hidden units; null: as many as the LLM's own layer has; all: as many as all the layers have that it takes the place of, dropped ones among them",
+    ),
+  groups: positive.max(100_000).default(1).describe('Shared layers among which the range is divided'),
+  tie: z
+    .enum(['sequence', 'cycle', 'cycle-reverse'])
+    .default('sequence')
+    .describe('Which layer uses which of three shared ones: 001122, 012012 or 012210'),
+  from: z
+    .union([z.int().min(0).max(100_000), z.literal('average')])
+    .nullable()
+    .default(null)
+    .describe(
+      'What it begins as: the mean of the layers that share it, or one of them by its number (0-based); null: from the seed',
+    ),
+});
+
 const feedForwardKindSchema = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('dense').describe('Kind of feed-forward layer: every hidden unit for every token'),
-    layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
+    layers: ofThisKind,
+  }),
+  z.strictObject({
+    kind: z
+      .literal('none')
+      .describe('Kind of feed-forward layer: none; its norm and its residual connection are left out too'),
+    layers: ofThisKind,
   }),
   sparseSchema,
   channelsSchema,
+  wideSchema,
 ]);
 
 /** What `llm.ffn` may say. */

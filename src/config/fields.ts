@@ -188,7 +188,10 @@ export function takes(schema: AnySchema): string {
   if (inner instanceof z.ZodBoolean) return `true | false${orNull}`;
   if (inner instanceof z.ZodNumber) return `${inner.isInt ? 'whole number' : 'number'}${orNull}`;
   if (inner instanceof z.ZodString) return `text${orNull}`;
-  if (shapeOf(inner) !== 'map') return 'value';
+  if (shapeOf(inner) !== 'map')
+    return inner instanceof z.ZodUnion
+      ? (inner.options as readonly AnySchema[]).map(takes).join(' | ') + orNull
+      : 'value';
   return shapeOf(inner, 'list') === 'list' ? 'map | list of maps' : 'map';
 }
 

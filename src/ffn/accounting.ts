@@ -23,6 +23,8 @@ export function heldActivations(
   { hiddenSize, intermediateSize }: Pick<FeedForwardSizes, 'hiddenSize' | 'intermediateSize'>,
 ): HeldActivations | null {
   if (layer.kind === 'sparse') return null;
+  if (layer.kind === 'none') return { formula: 'nothing', elements: 0 };
+  if (layer.kind === 'wide') return { formula: '4F + d', elements: 4 * layer.width + hiddenSize };
   if (layer.kind === 'dense' || keepsEverything(layer))
     return { formula: '4F + d', elements: 4 * intermediateSize + hiddenSize };
   const each = layer.recompute ? 3 : 5;
@@ -60,6 +62,6 @@ export function describeHeld(held: readonly HeldByLayers[]): string[] {
   return held.map(
     ({ layers, kind, formula, elements, ofDense }) =>
       `feed-forward activations, ${kind} (layers ${layers.join(', ')}): ${formula} = ${elements} elements a token` +
-      (kind === 'dense' ? '' : `, ${(100 * (1 - ofDense)).toFixed(0)} % less than dense`),
+      (kind === 'dense' ? '' : `, ${ofDense.toFixed(2)} x dense`),
   );
 }

@@ -1,8 +1,14 @@
 /** What a configuration says about feed-forward layers, and what of it cannot be. */
 import { ConfigError } from '../config/configError.ts';
+import { type WideConfig, type WideLayer, wideLayers } from './wide.ts';
 
 export interface DenseConfig {
   readonly kind: 'dense';
+}
+
+/** No feed-forward layer: the sub-layer is dropped, its norm and its residual connection with it. */
+export interface NoneConfig {
+  readonly kind: 'none';
 }
 
 /** A memory of keys and values in blocks, of which a token uses some (Liu et al. 2023, arXiv 2305.13999). */
@@ -65,7 +71,7 @@ export interface ChannelsConfig {
   readonly recompute: boolean;
 }
 
-export type FeedForwardConfig = DenseConfig | SparseConfig | ChannelsConfig;
+export type FeedForwardConfig = DenseConfig | NoneConfig | SparseConfig | ChannelsConfig | WideConfig;
 
 /** A sparse layer whose sizes are known. */
 export type SparseLayer = SparseConfig & {
@@ -81,7 +87,7 @@ export type ChannelsLayer = ChannelsConfig & {
   readonly channels: number;
 };
 
-export type FeedForwardLayer = DenseConfig | SparseLayer | ChannelsLayer;
+export type FeedForwardLayer = DenseConfig | NoneConfig | SparseLayer | ChannelsLayer | WideLayer;
 
 /** The sizes of an LLM that its feed-forward layers go by. */
 export interface FeedForwardSizes {
@@ -105,17 +111,38 @@ export function feedForwardLayers(
   const entries: readonly FeedForwardEntry[] = 'kind' in asked ? [asked] : asked;
   const chosen = new Array<FeedForwardLayer | undefined>(sizes.layers);
   const owner = new Array<number | undefined>(sizes.layers);
+  const whereOf = (index: number) => ('kind' in asked ? 'llm.ffn' : `llm.ffn[${index}]`);
+  const ranges = entries.map((entry, index) => rangeOf(entry, sizes, whereOf(index)));
+  const dropped = ranges.filter((_, index) => entries[index]?.kind === 'none').flat().length;
+  checkWidest(entries, dropped);
+  let first = 0;
   for (const [index, entry] of entries.entries()) {
-    const where = 'kind' in asked ? 'llm.ffn' : `llm.ffn[${index}]`;
-    const layer = sized(entry, sizes, where);
-    for (const at of rangeOf(entry, sizes, where)) {
+    const where = whereOf(index);
+    const range = ranges[index] as number[];
+    const made =
+      entry.kind === 'wide'
+        ? wideLayers(entry, { range, dropped, first, intermediateSize: sizes.intermediateSize, where })
+        : new Array<FeedForwardLayer>(range.length).fill(sized(entry, sizes, where));
+    if (entry.kind === 'wide') first += entry.groups;
+    for (const [place, at] of range.entries()) {
       if (owner[at] !== undefined)
         throw new ConfigError(`${where}.layers: layer ${at} is in llm.ffn[${owner[at]}] already`);
       owner[at] = index;
-      chosen[at] = layer;
+      chosen[at] = made[place];
     }
   }
   return Array.from(chosen, (layer) => layer ?? { kind: 'dense' });
+}
+
+/** What dropped layers had can be given away once. */
+function checkWidest(entries: readonly FeedForwardEntry[], dropped: number): void {
+  const [first, second] = entries.flatMap((entry, at) =>
+    entry.kind === 'wide' && entry.width === 'all' ? at : [],
+  );
+  if (dropped > 0 && second !== undefined)
+    throw new ConfigError(
+      `llm.ffn[${second}].width: all: llm.ffn[${first}] takes the units of the ${dropped} dropped layers already; give one of them a number`,
+    );
 }
 
 function rangeOf({ layers }: FeedForwardEntry, sizes: FeedForwardSizes, where: string): number[] {
@@ -128,11 +155,11 @@ function rangeOf({ layers }: FeedForwardEntry, sizes: FeedForwardSizes, where: s
 }
 
 function sized(
-  { layers: _, ...config }: FeedForwardEntry,
+  { layers: _, ...config }: Exclude<FeedForwardEntry, WideConfig>,
   sizes: FeedForwardSizes,
   where: string,
 ): FeedForwardLayer {
-  if (config.kind === 'dense') return config;
+  if (config.kind === 'dense' || config.kind === 'none') return config;
   const fail = (field: string, message: string): never => {
     throw new ConfigError(`${where}.${field}: ${message}`);
   };

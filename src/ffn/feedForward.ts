@@ -49,9 +49,15 @@ export type FeedForward = (
   context: FeedForwardContext,
 ) => FeedForwardOutput;
 
+/** The feed-forward of each layer (0-based) of a model; undefined where it has none. */
+export type FeedForwards = (layer: number) => FeedForward | undefined;
+
 /** SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`. */
 export const denseFeedForward: FeedForward = (x, parameters, { prefix }) => {
   const gate = project(x, parameters, `${prefix}.gate_proj`);
   const activated = multiply(silu(gate), project(x, parameters, `${prefix}.up_proj`));
   return { y: named('output', project(activated, parameters, `${prefix}.down_proj`)) };
 };
+
+/** Those of a plain LLM. */
+export const allDense: FeedForwards = () => denseFeedForward;

@@ -1,22 +1,38 @@
 /** The feed-forward layers of a model, each as its configuration says. */
+import { ProgramError } from '../tensor/program.ts';
 import { channelsFeedForward } from './channels.ts';
 import type { ChannelsLayer, FeedForwardLayer, SparseLayer } from './config.ts';
-import { denseFeedForward, type FeedForward } from './feedForward.ts';
+import { denseFeedForward, type FeedForward, type FeedForwards } from './feedForward.ts';
 import { memoryPrefix } from './parameters.ts';
 import { sparseFeedForward } from './sparse.ts';
+import { sharedPrefix } from './wide.ts';
 
-/** The feed-forward of a model with these layers; the context says which one is meant. */
-export function feedForwardOf(layers: readonly FeedForwardLayer[]): FeedForward {
+/** The feed-forwards of a model with these layers. */
+export function feedForwardOf(layers: readonly FeedForwardLayer[]): FeedForwards {
   const made = layers.map(layerOf);
-  return (x, parameters, context) => (made[context.layer] ?? denseFeedForward)(x, parameters, context);
+  return (layer) => {
+    if (layer >= made.length)
+      throw new ProgramError(`layer ${layer}: there are feed-forward layers for ${made.length}`);
+    return made[layer];
+  };
 }
 
-function layerOf(layer: FeedForwardLayer): FeedForward {
-  if (layer.kind === 'dense') return denseFeedForward;
-  if (layer.kind === 'moc') return keepsEverything(layer) ? denseFeedForward : channelsFeedForward(layer);
-  if (!usesEverything(layer)) return sparseFeedForward(layer);
-  return (x, parameters, context) =>
-    denseFeedForward(x, parameters, { ...context, prefix: memoryPrefix(layer, context.layer) });
+function layerOf(layer: FeedForwardLayer): FeedForward | undefined {
+  switch (layer.kind) {
+    case 'dense':
+      return denseFeedForward;
+    case 'none':
+      return undefined;
+    case 'moc':
+      return keepsEverything(layer) ? denseFeedForward : channelsFeedForward(layer);
+    case 'wide':
+      return (x, parameters, context) =>
+        denseFeedForward(x, parameters, { ...context, prefix: sharedPrefix(layer) });
+    case 'sparse':
+      if (!usesEverything(layer)) return sparseFeedForward(layer);
+      return (x, parameters, context) =>
+        denseFeedForward(x, parameters, { ...context, prefix: memoryPrefix(layer, context.layer) });
+  }
 }
 
 /** Whether every token keeps every channel: then there is nothing to choose. */

@@ -1,6 +1,7 @@
-/** What a sparse feed-forward layer adds to an LLM's parameters, and what it takes the place of. */
+/** What feed-forward layers add to an LLM's parameters, and what they take the place of. */
 import type { ParameterSpec } from '../tensor/parameters.ts';
 import type { FeedForwardLayer, SparseLayer } from './config.ts';
+import { sharedPrefix } from './wide.ts';
 
 /** Where a layer's own parameters live. */
 export function ownPrefix(layer: number): string {
@@ -32,10 +33,21 @@ export function feedForwardLayerOf(name: string): number {
   return Number(/^model\.layers\.(\d+)\.mlp\./.exec(name)?.[1] ?? -1);
 }
 
-/** Whether a parameter of the LLM has no place beside these layers: their memory is of another size. */
+/** The layer whose feed-forward's norm a parameter of the LLM is; -1 for any other. */
+export function feedForwardNormOf(name: string): number {
+  return Number(/^model\.layers\.(\d+)\.post_attention_layernorm\./.exec(name)?.[1] ?? -1);
+}
+
+/** Whether a layer does without the LLM's own feed-forward weights: it is shared, dropped, or of another size. */
+export function hasOtherWeights(layer: FeedForwardLayer | undefined): boolean {
+  return layer?.kind === 'wide' || layer?.kind === 'none' || (layer?.kind === 'sparse' && !layer.ownWeights);
+}
+
+/** Whether a parameter of the LLM has no place beside these layers. */
 export function isReplaced(layers: readonly FeedForwardLayer[], name: string): boolean {
-  const found = layers[feedForwardLayerOf(name)];
-  return found?.kind === 'sparse' && !found.ownWeights;
+  return (
+    hasOtherWeights(layers[feedForwardLayerOf(name)]) || layers[feedForwardNormOf(name)]?.kind === 'none'
+  );
 }
 
 /** The sizes that the specifications need. */
@@ -51,28 +63,33 @@ export function feedForwardParameters(
 ): Map<string, ParameterSpec> {
   const specs = new Map<string, ParameterSpec>();
   for (const [at, layer] of layers.entries()) {
-    if (layer.kind !== 'sparse') continue;
-    const prefix = ownPrefix(at);
+    if (layer.kind !== 'sparse' && layer.kind !== 'wide') continue;
+    const prefix = layer.kind === 'wide' ? sharedPrefix(layer) : ownPrefix(at);
     const matrix = (name: string, outputs: number, inputs: number) =>
       specs.set(`${prefix}.${name}.weight`, {
         shape: [outputs, inputs],
         initial: 'normal',
         deviation: inputs ** -0.5,
       });
-    if (!layer.ownWeights) {
+    /** @param added cells that add up for a token */
+    const swiGlu = (cells: number, added: number) => {
       const bias = (name: string, size: number) => {
         if (biases.feedForward) specs.set(`${prefix}.${name}.bias`, { shape: [size], initial: 'zeros' });
       };
-      matrix('gate_proj', layer.memory, hiddenSize);
-      bias('gate_proj', layer.memory);
-      matrix('up_proj', layer.memory, hiddenSize);
-      bias('up_proj', layer.memory);
-      // As many cells add up as a token uses.
-      const deviation = (layer.active * layer.blockSize) ** -0.5;
-      const shape = [hiddenSize, layer.memory];
-      specs.set(`${prefix}.down_proj.weight`, { shape, initial: 'normal', deviation });
+      matrix('gate_proj', cells, hiddenSize);
+      bias('gate_proj', cells);
+      matrix('up_proj', cells, hiddenSize);
+      bias('up_proj', cells);
+      const shape = [hiddenSize, cells];
+      specs.set(`${prefix}.down_proj.weight`, { shape, initial: 'normal', deviation: added ** -0.5 });
       bias('down_proj', hiddenSize);
+    };
+    // Layers that share one name it alike.
+    if (layer.kind === 'wide') {
+      swiGlu(layer.width, layer.width);
+      continue;
     }
+    if (!layer.ownWeights) swiGlu(layer.memory, layer.active * layer.blockSize);
     switch (layer.select) {
       case 'switch':
       case 'topk':

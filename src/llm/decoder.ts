@@ -5,7 +5,7 @@
  * Shape suffixes: B batch, T rows that ask (queries), S rows that are asked (keys), D hidden, H head width,
  * K key-value heads, V vocabulary, N any rows.
  */
-import type { FeedForward, FeedForwardContext, FeedForwardOutput } from '../ffn/feedForward.ts';
+import type { FeedForwardContext, FeedForwardOutput, FeedForwards } from '../ffn/feedForward.ts';
 import {
   add,
   cast,
@@ -44,7 +44,7 @@ export interface LayerContext {
   readonly rotary: Rotary;
   /** Added to the attention scores, broadcast to [B, 1, T, S]: 0 where a key is visible, `masked` where not. */
   readonly bias: Value;
-  readonly feedForward: FeedForward;
+  readonly feedForward: FeedForwards;
   /** What feed-forward layers that choose by token or leave out padding know of the rows. */
   readonly rows?: FeedForwardContext['rows'];
   /** What the rows attend to, given their own keys and values; their own when left out. */
@@ -63,7 +63,7 @@ export function decoderLayer(
   layer: number,
   hiddenBTD: Value,
   context: LayerContext,
-): { hiddenBTD: Value; keysValues: KeysValues; feedForward: FeedForwardOutput } {
+): { hiddenBTD: Value; keysValues: KeysValues; feedForward: Omit<FeedForwardOutput, 'y'> } {
   const prefix = layerPrefix(layer);
   return scope(`layers.${layer}`, () => {
     const normedBTD = inputNorm(config, parameters, layer, hiddenBTD);
@@ -73,12 +73,15 @@ export function decoderLayer(
       return { attendedBTD: attend(config, parameters, layer, normedBTD, context, all), keysValues: all };
     });
     const residualBTD = named('residual', add(hiddenBTD, attendedBTD));
-    const feedForward = scope('feedForward', () => {
+    const feedForward = context.feedForward(layer);
+    if (feedForward === undefined)
+      return { hiddenBTD: named('hidden', residualBTD), keysValues, feedForward: {} };
+    const { y, ...beside } = scope('feedForward', () => {
       const weight = parameter(parameters, `${prefix}.post_attention_layernorm.weight`);
       const normed = named('input', rmsNorm(residualBTD, weight, config.rmsNormEpsilon));
-      return context.feedForward(normed, parameters, { layer, prefix: `${prefix}.mlp`, rows: context.rows });
+      return feedForward(normed, parameters, { layer, prefix: `${prefix}.mlp`, rows: context.rows });
     });
-    return { hiddenBTD: named('hidden', add(residualBTD, feedForward.y)), keysValues, feedForward };
+    return { hiddenBTD: named('hidden', add(residualBTD, y)), keysValues, feedForward: beside };
   });
 }
 
@@ -179,7 +182,7 @@ export function languageModel(
   config: DecoderConfig,
   parameters: Parameters,
   idsBT: Value,
-  feedForward: FeedForward,
+  feedForward: FeedForwards,
   paddingB?: Value,
 ): Value {
   const [batch, rows] = idsBT.shape as [number, number];

@@ -6,7 +6,7 @@
  * H head width, V vocabulary.
  */
 import { type Engine, type Feed, isDeviceTensor, plain } from '../engine/engine.ts';
-import type { FeedForward } from '../ffn/feedForward.ts';
+import type { FeedForwards } from '../ffn/feedForward.ts';
 import {
   add,
   cast,
@@ -75,7 +75,7 @@ export function cacheTypes(
 export function stepProgram(
   config: DecoderConfig,
   parameters: ReadonlyMap<string, Tensor>,
-  feedForward: FeedForward,
+  feedForward: FeedForwards,
   layout: CacheLayout,
 ): Program {
   const { batch, textSlots, layers } = layout;

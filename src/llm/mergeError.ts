@@ -1,6 +1,6 @@
 /** What merging adapters changes: rounding, or something is wrong. */
 import { type Engine, plain } from '../engine/engine.ts';
-import type { FeedForward } from '../ffn/feedForward.ts';
+import type { FeedForwards } from '../ffn/feedForward.ts';
 import { reshape } from '../tensor/operations.ts';
 import { type ParameterTensors, parameterInputs } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
@@ -14,7 +14,7 @@ const tokens = 16;
 /** An LLM with its adapters beside the weights, and with them merged. */
 export interface MergedLlm {
   readonly config: DecoderConfig;
-  readonly feedForward: FeedForward;
+  readonly feedForward: FeedForwards;
   readonly apart: ParameterTensors;
   readonly merged: ParameterTensors;
 }

@@ -6,7 +6,7 @@
  * Shape suffixes: B batch, T text rows, R rows of a layer, D hidden, N rows with a loss.
  */
 import type { FeedForwardLayer } from '../ffn/config.ts';
-import type { FeedForward, FeedForwardOutput, FeedForwardRows } from '../ffn/feedForward.ts';
+import type { FeedForwardOutput, FeedForwardRows, FeedForwards } from '../ffn/feedForward.ts';
 import { audioRowToken } from '../ffn/hashTable.ts';
 import type { DecoderConfig } from '../llm/config.ts';
 import {
@@ -42,7 +42,7 @@ import { type IntegrationConfig, layersOf, type Stream } from './streams.ts';
 
 export interface AudioLlm {
   readonly llm: DecoderConfig;
-  readonly feedForward: FeedForward;
+  readonly feedForward: FeedForwards;
   /** What each layer's feed-forward is; all dense when left out. */
   readonly ffn?: readonly FeedForwardLayer[] | undefined;
   /** Low-rank adapters on the LLM's projections; none when left out. */
@@ -123,6 +123,8 @@ export function audioInputs(streams: readonly Stream[], batch: number): Record<s
 export interface ForwardPass {
   /** Hidden states of the text rows after the last layer, [B, T, D]. */
   readonly hiddenBTD: Value;
+  /** The same after every layer. */
+  readonly layersBTD: readonly Value[];
   /** What each layer attended to: [attention-only audio; prefix audio; text]. */
   readonly keysValues: readonly KeysValues[];
   /** 0 or `masked` per audio key of each layer, [B, 1, 1, keys]; undefined where a layer has no audio. */
@@ -166,6 +168,7 @@ export function forwardFrom(
   const layout = layoutOf({ layerCount: llm.layers, streams, integration, textRows, slot });
   const connected = (segment: Segment) => audio.get(segment.stream as Stream) as ConnectedAudio;
   const prefixRows = new Map<Stream, Value>();
+  const layersBTD: Value[] = [];
   const keysValues: KeysValues[] = [];
   const audioBias: (Value | undefined)[] = [];
   const feedForwards: Omit<FeedForwardOutput, 'y'>[] = [];
@@ -211,8 +214,7 @@ export function forwardFrom(
     });
     keysValues.push(result.keysValues);
     audioBias.push(bias.audio);
-    const { y: _, ...beside } = result.feedForward;
-    feedForwards.push(beside);
+    feedForwards.push(result.feedForward);
     let start = 0;
     for (const segment of rows) {
       const part = slice(result.hiddenBTD, 1, start, start + segment.rows);
@@ -220,8 +222,9 @@ export function forwardFrom(
       else prefixRows.set(segment.stream, part);
       start += segment.rows;
     }
+    layersBTD.push(textBTD);
   }
-  return { hiddenBTD: textBTD, keysValues, audioBias, layout, feedForward: feedForwards };
+  return { hiddenBTD: textBTD, layersBTD, keysValues, audioBias, layout, feedForward: feedForwards };
 }
 
 /** What a layer that chooses by token, or leaves out padding, is told of its rows: prefix audio, then text. */

@@ -5,7 +5,9 @@ import { readEncoderManifest } from '../audio/encoder.ts';
 import { loadExperiment } from '../config/load.ts';
 import { mustBeEmpty, writeFolderAtomic } from '../config/writeFile.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
+import type { FeedForwardLayer } from '../ffn/config.ts';
 import { isFeedForward } from '../ffn/parameters.ts';
+import { untied } from '../ffn/wide.ts';
 import { writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { isAdapter, mergeLora } from '../llm/lora.ts';
@@ -47,19 +49,33 @@ export async function exportAudioLlm(from: string, to: string, options: ExportOp
 export async function exportLlm(from: string, to: string, options: ExportOptions): Promise<void> {
   await mustBeEmpty(to);
   const trained = await readTrained(from);
-  const sparse = trained.model.ffn?.findIndex(({ kind }) => kind === 'sparse' || kind === 'moc') ?? -1;
-  if (sparse >= 0)
-    throw new RunError(
-      `${from}: layer ${sparse} has a sparse feed-forward (llm.ffn), which transformers has no name for; ` +
-        'choose --format audio-llm or onnx',
-    );
+  const { ffn = [] } = trained.model;
+  checkFeedForward(from, ffn, trained.model.llm.intermediateSize);
   const { model, llm, parameters } = await withLora(trained, options);
   const shapes = parameterShapes(llm.config);
-  const own = new Map([...parameters].filter(([name]) => shapes.has(name)));
+  const own = new Map([...untied(ffn, parameters)].filter(([name]) => shapes.has(name)));
   await writeFolderAtomic(to, async (aside) => {
     await saveLlm(aside, { ...llm, config: model.llm, parameters: own }, { half: options.half });
     if (model.lora !== undefined) await writeAdapter(join(aside, 'adapter'), model.lora, parameters, to);
   });
+}
+
+/** @throws RunError for a layer that transformers has no name for */
+function checkFeedForward(from: string, ffn: readonly FeedForwardLayer[], intermediateSize: number): void {
+  for (const [at, layer] of ffn.entries()) {
+    const what =
+      layer.kind === 'sparse' || layer.kind === 'moc'
+        ? 'has a sparse feed-forward'
+        : layer.kind === 'none'
+          ? 'has no feed-forward'
+          : layer.kind === 'wide' && layer.width !== intermediateSize
+            ? `has a feed-forward of ${layer.width} units, the LLM's own have ${intermediateSize}`
+            : undefined;
+    if (what !== undefined)
+      throw new RunError(
+        `${from}: layer ${at} ${what} (llm.ffn), which transformers has no name for; choose --format audio-llm or onnx`,
+      );
+  }
 }
 
 /** Rounding is far below this share of the largest logit. */

@@ -111,11 +111,15 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
 }
 
 function languageModel({ llm }: Experiment, { lora, ffn = [] }: AudioLlm): string[] {
-  const sparse = ffn.flatMap(({ kind }, layer) => (kind === 'sparse' ? [layer] : []));
+  const kinds = { sparse: 'sparse', wide: 'shared', none: 'left out' };
+  const others = Object.entries(kinds).flatMap(([kind, what]) => {
+    const layers = ffn.flatMap((own, layer) => (own.kind === kind ? [layer] : []));
+    return layers.length === 0 ? [] : [`${what} in the layers ${layers.join(', ')}`];
+  });
   const loads =
-    sparse.length === 0
+    others.length === 0
       ? 'config.json, model.safetensors and the tokenizer are as transformers loads them.'
-      : `its feed-forward is sparse in the layers ${sparse.join(', ')} (\`llm.ffn\` in experiment.yaml), which palkit alone computes.`;
+      : `its feed-forward is ${others.join(', ')} (\`llm.ffn\` in experiment.yaml), which palkit alone computes.`;
   const from = `It began as \`${llm.from}\`; ${loads}`;
   if (llm.lora === null) return [from];
   const { rank, alpha } = llm.lora;

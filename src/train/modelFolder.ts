@@ -10,8 +10,14 @@ import { readEncoderManifest } from '../audio/encoder.ts';
 import { formatExperiment } from '../config/load.ts';
 import type { Experiment } from '../config/schema.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
+import type { FeedForwardLayer } from '../ffn/config.ts';
 import { hashTableShapes } from '../ffn/hashTable.ts';
-import { feedForwardLayerOf, feedForwardParameters } from '../ffn/parameters.ts';
+import {
+  feedForwardLayerOf,
+  feedForwardNormOf,
+  feedForwardParameters,
+  hasOtherWeights,
+} from '../ffn/parameters.ts';
 import { readAdapter, writeAdapter } from '../llm/adapter.ts';
 import { parameterShapes } from '../llm/config.ts';
 import { isAdapter } from '../llm/lora.ts';
@@ -44,6 +50,8 @@ const schema = z.strictObject({
   lora: z.enum(['none', 'kept', 'merged']).default('none'),
   /** Layers of the LLM (0-based) without feed-forward weights of their own: the experiment's `llm.ffn` replaced them. */
   replaced: z.array(z.int().min(0)).default([]),
+  /** Of those, the layers that have no feed-forward at all, and no norm in front of it. */
+  dropped: z.array(z.int().min(0)).default([]),
 });
 
 export interface SaveModelOptions extends SaveOptions {
@@ -63,8 +71,7 @@ export async function saveModel(
     new Map([...parameters].filter(([name]) => wanted(name)));
   const frames = Object.fromEntries(model.streams.map((stream) => [stream.name, stream.frames]));
   const lora = model.lora !== undefined ? 'kept' : experiment.llm.lora === null ? 'none' : 'merged';
-  const replaced = replacedLayers(model);
-  const description = { version: 1, frames, lora, replaced };
+  const description = { version: 1, frames, lora, ...layersWithoutOwn(model) };
   await writeFolderAtomic(folder, async (aside) => {
     const own = those((name) => ofLlm.has(name));
     // Its config: whoever generates with it must stop where training ended answers.
@@ -142,9 +149,10 @@ export async function loadModel(
   });
   const parsed = schema.safeParse(parseJson(text));
   if (!parsed.success) throw new RunError(`${path}: not the description of an audio-LLM`);
-  const { frames, lora, replaced } = parsed.data;
-  const absent = new Set(replaced);
-  const llm = await loadLlm(folder, { isAbsent: (name) => absent.has(feedForwardLayerOf(name)) });
+  const { frames, lora, replaced, dropped } = parsed.data;
+  const isAbsent = (name: string) =>
+    replaced.includes(feedForwardLayerOf(name)) || dropped.includes(feedForwardNormOf(name));
+  const llm = await loadLlm(folder, { isAbsent });
   const assembled = assemble(llm, new Map(Object.entries(frames)));
   const [described, named] = [Object.keys(frames), assembled.streams.map(({ name }) => name)];
   if (described.sort().join() !== named.sort().join()) {
@@ -156,7 +164,7 @@ export async function loadModel(
     const what = lora === 'none' ? 'has no adapters' : `has adapters (${lora})`;
     throw new RunError(`${path}: the model ${what}, the experiment's llm.lora says otherwise`);
   }
-  if (JSON.stringify(replacedLayers(assembled)) !== JSON.stringify(replaced))
+  if (JSON.stringify(layersWithoutOwn(assembled)) !== JSON.stringify({ replaced, dropped }))
     throw new RunError(
       `${path}: the model's feed-forward layers are not those that the experiment's llm.ffn describes`,
     );
@@ -175,9 +183,11 @@ export async function loadModel(
   return { model, llm, parameters };
 }
 
-/** The layers whose memory is of another size than the LLM's own. */
-function replacedLayers({ ffn = [] }: AudioLlm): number[] {
-  return ffn.flatMap((layer, at) => (layer.kind === 'sparse' && !layer.ownWeights ? [at] : []));
+/** The layers that `replaced` and `dropped` name. */
+function layersWithoutOwn({ ffn = [] }: AudioLlm): { replaced: number[]; dropped: number[] } {
+  const those = (wanted: (layer: FeedForwardLayer) => boolean) =>
+    ffn.flatMap((layer, at) => (wanted(layer) ? [at] : []));
+  return { replaced: those(hasOtherWeights), dropped: those(({ kind }) => kind === 'none') };
 }
 
 async function adaptersOf(folder: string, { llm, lora }: AudioLlm): Promise<Map<string, FloatTensor>> {

@@ -17,6 +17,7 @@ import { type FeedForwardLayer, feedForwardLayers } from '../ffn/config.ts';
 import { hashTable } from '../ffn/hashTable.ts';
 import { feedForwardOf } from '../ffn/layers.ts';
 import { feedForwardLayerOf, feedForwardParameters, hashTableName, isReplaced } from '../ffn/parameters.ts';
+import { sharedFrom } from '../ffn/wide.ts';
 import type { DownloadProgress } from '../llm/hub.ts';
 import { initialize } from '../llm/initialize.ts';
 import { type Lora, loraOf, loraParameters, loraScale } from '../llm/lora.ts';
@@ -215,14 +216,23 @@ export function assemble(
   };
 }
 
-/** @throws ConfigError for an adapter in a layer that chooses among blocks: only whole projections have some */
+const withoutAdapters: Partial<Record<FeedForwardLayer['kind'], string>> = {
+  sparse: 'is sparse',
+  wide: 'is a shared one',
+  none: 'is dropped',
+};
+
+/** @throws ConfigError for an adapter in a layer without projections that are whole and its own */
 function loraBeside(ffn: readonly FeedForwardLayer[], lora: Lora): Lora {
-  const module = lora.modules.find((name) => ffn[feedForwardLayerOf(name)]?.kind === 'sparse');
-  if (module === undefined) return lora;
-  throw new ConfigError(
-    `llm.lora.targets: they choose ${module}, whose feed-forward layer is sparse (llm.ffn); adapters go on whole ` +
-      'projections: leave its mlp out of targets, or the layer out of llm.lora.layers',
-  );
+  for (const module of lora.modules) {
+    const reason = withoutAdapters[ffn[feedForwardLayerOf(module)]?.kind ?? 'dense'];
+    if (reason !== undefined)
+      throw new ConfigError(
+        `llm.lora.targets: they choose ${module}, whose feed-forward layer ${reason} (llm.ffn); adapters go on whole ` +
+          "projections of a layer's own: leave its mlp out of targets, or the layer out of llm.lora.layers",
+      );
+  }
+  return lora;
 }
 
 /**
@@ -242,8 +252,9 @@ export function initialParameters(
   const all = new Map<string, Feature>([
     ...[...llm].filter(([name]) => !isReplaced(ffn, name)),
     ...begin(streamParameters(model)),
-    ...begin(feedForwardParameters(ffn, model.llm)),
   ]);
+  for (const [name, own] of begin(feedForwardParameters(ffn, model.llm)))
+    all.set(name, sharedFrom(ffn, llm, name) ?? own);
   let counted: ReadonlyMap<number, number> | undefined;
   for (const [at, layer] of ffn.entries()) {
     if (layer.kind !== 'sparse' || layer.select !== 'hash') continue;

@@ -6,6 +6,7 @@ import { type Random, random } from '../config/random.ts';
 import type { Experiment } from '../config/schema.ts';
 import type { Example } from '../data/manifest.ts';
 import { isFeedForward, isHashTable } from '../ffn/parameters.ts';
+import { isShared } from '../ffn/wide.ts';
 import { isAdapter } from '../llm/lora.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { type BatchShape, bucket, type ClipFeatures, type Row } from '../pal/batch.ts';
@@ -81,17 +82,17 @@ export function trainingRow(
  * Every parameter that some stage trains, by stage.
  * @throws ConfigError for a pattern that matches nothing, and for adapters that never learn
  */
-export function trainableByStage({ train }: Experiment, names: Iterable<string>): Set<string>[] {
+export function trainableByStage({ train, llm }: Experiment, names: Iterable<string>): Set<string>[] {
   const all = [...names].filter((name) => name !== adapterScale && !isHashTable(name));
   const stages = train.stages.map(({ name, trainable }) =>
     selectNames(trainable, all, { where: `train.stages "${name}".trainable`, what: 'parameter' }),
   );
   if (all.some(isAdapter) && !stages.some((chosen) => [...chosen].some(isAdapter)))
     throw new ConfigError('llm.lora has no effect: no stage trains "lora.*", and adapters begin as nothing');
-  if (all.some(isFeedForward) && !stages.some((chosen) => [...chosen].some(isFeedForward)))
-    throw new ConfigError(
-      'llm.ffn: no stage trains "ffn.*", and what chooses the blocks, or the blocks themselves, begin as random numbers',
-    );
+  const isBegun = [llm.ffn].flat().every((entry) => entry.kind !== 'wide' || entry.from !== null);
+  const isRandom = (name: string) => isFeedForward(name) && !(isBegun && isShared(name));
+  if (all.some(isRandom) && !stages.some((chosen) => [...chosen].some(isRandom)))
+    throw new ConfigError('llm.ffn: no stage trains "ffn.*", and what it adds begins as random numbers');
   return stages;
 }
 

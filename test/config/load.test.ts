@@ -104,6 +104,24 @@ describe('problems of a file', () => {
       'experiment.yaml:3:39  llm.ffn: expected map | list of maps, found 3',
     ],
     [
+      'a width that is neither a number nor the word',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: wide, width: al } }',
+        ),
+      'experiment.yaml:3:60  llm.ffn.width: expected whole number | all | null, found "al"',
+    ],
+    [
+      'a shared feed-forward without units',
+      () =>
+        change(
+          'llm: { from: models/sound-world }',
+          'llm: { from: models/sound-world, ffn: { kind: wide, width: 0 } }',
+        ),
+      'experiment.yaml:3:60  llm.ffn.width: expected at least 1, found 0',
+    ],
+    [
       'more than one block of a switch',
       () =>
         change(

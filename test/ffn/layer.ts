@@ -1,5 +1,6 @@
 /** A single sparse layer as a program: its output, its losses and all of its gradients. */
 import { type FeedForwardConfig, type FeedForwardLayer, feedForwardLayers } from '../../src/ffn/config.ts';
+import type { FeedForward } from '../../src/ffn/feedForward.ts';
 import { hashTableShapes } from '../../src/ffn/hashTable.ts';
 import { feedForwardOf } from '../../src/ffn/layers.ts';
 import { feedForwardParameters } from '../../src/ffn/parameters.ts';
@@ -77,11 +78,15 @@ export function layerProgram(given: LayerCase): { program: Program; feeds: Recor
   };
   const types = parameterInputs(new Map(Object.entries(feeds)));
   const program = trace<string>(types, (inputs) => {
-    const made = feedForwardOf([layer])(inputs.x as Value, new Map(Object.entries(inputs)), {
-      layer: 0,
-      prefix: 'model.layers.0.mlp',
-      rows: () => ({ tokensBT: inputs.tokens as Value, validBT: inputs.valid }),
-    });
+    const made = (feedForwardOf([layer])(0) as FeedForward)(
+      inputs.x as Value,
+      new Map(Object.entries(inputs)),
+      {
+        layer: 0,
+        prefix: 'model.layers.0.mlp',
+        rows: () => ({ tokensBT: inputs.tokens as Value, validBT: inputs.valid }),
+      },
+    );
     // The sum of a constant product: what flows back is known.
     const weighted = sum(multiply(made.y, inputs.targets as Value));
     const loss = made.auxiliaryLoss === undefined ? weighted : add(weighted, made.auxiliaryLoss);

@@ -413,10 +413,10 @@ it('is the dense layer with what was not chosen masked, over many tokens and two
     });
   const sparse = step(
     (given) =>
-      feedForwardOf([layer as SparseLayer])(given.x as Value, new Map(Object.entries(given)), {
+      feedForwardOf([layer as SparseLayer])(0)?.(given.x as Value, new Map(Object.entries(given)), {
         layer: 0,
         prefix: mlp,
-      }).y,
+      }).y as Value,
   );
   const masked = step((given) => {
     const [x = given.x as Value, gate, up, down] = learned.map((name) => given[name] as Value);

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../../src/ffn/feedForward.ts';
+import { allDense } from '../../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
@@ -49,7 +49,7 @@ describe('the decoder against transformers on PyTorch', () => {
       eosTokenIds: [],
     };
     const parameters = new Map([...parameterShapes(llm)].map(([key, shape]) => [key, fill(key, shape)]));
-    const feedForward = denseFeedForward;
+    const feedForward = allDense;
     const model: AudioLlm = {
       llm,
       feedForward,

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../../src/ffn/feedForward.ts';
+import { allDense } from '../../src/ffn/feedForward.ts';
 import {
   type DecoderConfig,
   decoderConfigJson,
@@ -48,7 +48,7 @@ async function logitsOf(
     padding === undefined ? idsType : { ...idsType, padding: paddingType },
     (inputs) => {
       const weights = frozen(parameters);
-      const hidden = languageModel(llm, weights, inputs.ids as Value, denseFeedForward, inputs.padding);
+      const hidden = languageModel(llm, weights, inputs.ids as Value, allDense, inputs.padding);
       return { logits: logits(llm, weights, reshape(hidden, [rows * length, llm.hiddenSize])) };
     },
   );
@@ -85,7 +85,7 @@ describe('every family against transformers on PyTorch', () => {
     it(`${name}: 64 greedy tokens, with a cache and without`, async () => {
       const model: AudioLlm = {
         llm: { ...llm, eosTokenIds: [] },
-        feedForward: denseFeedForward,
+        feedForward: allDense,
         streams: [],
         integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true },
         slot: 1,

@@ -8,7 +8,7 @@ import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { tfjsEngine } from '../../src/engine/tfjs/engine.ts';
-import { denseFeedForward } from '../../src/ffn/feedForward.ts';
+import { allDense } from '../../src/ffn/feedForward.ts';
 import { readAdapter, writeAdapter } from '../../src/llm/adapter.ts';
 import type { DecoderConfig } from '../../src/llm/config.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
@@ -64,7 +64,7 @@ async function logitsOf(parameters: ParameterTensors, on = engine): Promise<Floa
   const [rows, length] = [ids.length, ids[0]?.length as number];
   const program = trace({ ids: { dtype: 'int32', shape: [rows, length] } }, (inputs) => {
     const weights = frozen(parameters);
-    const hidden = languageModel(smallLlama, weights, inputs.ids as Value, denseFeedForward);
+    const hidden = languageModel(smallLlama, weights, inputs.ids as Value, allDense);
     return { logits: logits(smallLlama, weights, reshape(hidden, [rows * length, smallLlama.hiddenSize])) };
   });
   const executable = await on.compile(program);
@@ -191,14 +191,14 @@ describe('merging', () => {
     ];
     for (const family of families) {
       const all = new Map([...filledParameters(family), ...adapters]);
-      const pair = { config: family, feedForward: denseFeedForward, apart: all };
+      const pair = { config: family, feedForward: allDense, apart: all };
       expect(await mergeError({ ...pair, merged: mergeLora(all) }, engine)).toBeLessThan(1e-5);
       expect(loraOf(family, config).modules).toEqual(lora.modules);
     }
   });
 
   it('is measured by the logits, and by nothing but rounding', async () => {
-    const pair = { config: smallLlama, feedForward: denseFeedForward, apart: adapted };
+    const pair = { config: smallLlama, feedForward: allDense, apart: adapted };
     expect(await mergeError({ ...pair, merged: mergeLora(adapted) }, engine)).toBeLessThan(1e-5);
     expect(await mergeError({ ...pair, merged: base }, engine)).toBeGreaterThan(1e-2);
   });
@@ -243,7 +243,7 @@ describe("an adapter's folder", () => {
     const shape = { rows: ids.length, textRows: length, targets: ids.length * (length - 1) };
     const model = {
       llm: smallLlama,
-      feedForward: denseFeedForward,
+      feedForward: allDense,
       lora,
       streams: [],
       integration: { positions: 'reserve', attentionOnlyVisibleToPrefix: true } as const,

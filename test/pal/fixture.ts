@@ -1,6 +1,6 @@
 /** A small random audio-LLM for the tests. */
 import { random } from '../../src/config/random.ts';
-import { type FeedForwardConfig, feedForwardLayers } from '../../src/ffn/config.ts';
+import { feedForwardLayers } from '../../src/ffn/config.ts';
 import { hashTable } from '../../src/ffn/hashTable.ts';
 import { feedForwardOf } from '../../src/ffn/layers.ts';
 import { feedForwardParameters, hashTableName, isReplaced } from '../../src/ffn/parameters.ts';
@@ -52,7 +52,7 @@ export function stream(name: string, over: Partial<Stream> = {}): Stream {
 export function audioLlm(
   streams: readonly Stream[],
   integration: Partial<IntegrationConfig> = {},
-  ffn: Parameters<typeof feedForwardLayers>[0] = { kind: 'dense' },
+  ffn: Asked = { kind: 'dense' },
 ): AudioLlm {
   const layers = feedForwardLayers(ffn, llm);
   return {
@@ -126,8 +126,11 @@ export function ids(batch: number, rows: number): Tensor & { dtype: 'int32' } {
 const blocks = { kind: 'sparse', memory: null, capacityFactor: null } as const;
 const router = { balanceLoss: 0.1, zLoss: 0.01 };
 
-/** One of each kind of feed-forward layer that chooses; the LLM has 24 hidden units. */
-export const sparseKinds: Readonly<Record<string, FeedForwardConfig>> = {
+/** What `llm.ffn` can say. */
+export type Asked = Parameters<typeof feedForwardLayers>[0];
+
+/** One of each kind of feed-forward layer beside the dense one; the LLM has 24 hidden units. */
+export const sparseKinds: Readonly<Record<string, Asked>> = {
   moc: { kind: 'moc', select: 'gate', active: 7, recompute: false },
   'moc, structured': { kind: 'moc', select: 'structured', active: null, recompute: true },
   switch: { ...blocks, select: 'switch', blockSize: 6, active: 1, ...router },
@@ -160,4 +163,9 @@ export const sparseKinds: Readonly<Record<string, FeedForwardConfig>> = {
     rank: 3,
     gate: 'sigmoid',
   },
+  wide: { kind: 'wide', width: 40, groups: 2, tie: 'cycle', from: null },
+  'wide and none': [
+    { kind: 'wide', layers: '0..1', width: 'all', groups: 1, tie: 'sequence', from: null },
+    { kind: 'none', layers: '2..2' },
+  ],
 };

@@ -2,7 +2,6 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import type { FeedForwardConfig } from '../../src/ffn/config.ts';
 import type { DecoderConfig } from '../../src/llm/config.ts';
 import { logits } from '../../src/llm/decoder.ts';
 import { cacheTypes, stepProgram } from '../../src/llm/generate.ts';
@@ -17,7 +16,7 @@ import { simplify } from '../../src/tensor/passes.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { allParameters, attentionOnly, audioLlm, llm, sparseKinds, stream } from './fixture.ts';
+import { type Asked, allParameters, attentionOnly, audioLlm, llm, sparseKinds, stream } from './fixture.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -77,7 +76,7 @@ describe('cached decoding equals the full forward pass', () => {
       streams: Stream[];
       integration?: Partial<IntegrationConfig>;
       llm?: Partial<DecoderConfig>;
-      ffn?: FeedForwardConfig | undefined;
+      ffn?: Asked | undefined;
     }
   > = {
     'without audio': { streams: [] },

@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
+import type { FeedForwardConfig } from '../../src/ffn/config.ts';
 import type { AudioLlm } from '../../src/pal/audioLlm.ts';
 import { batchFeeds, batchInputs, type Row, targetLoss } from '../../src/pal/batch.ts';
 import { choicesOf } from '../../src/probe/choices.ts';
@@ -50,7 +51,9 @@ async function statisticsOf(model: AudioLlm): Promise<Record<string, number>> {
   );
 }
 
-describe.each(Object.entries(sparseKinds))('%s', (_, config) => {
+const choosing = Object.entries(sparseKinds).filter(([name]) => !name.startsWith('wide'));
+
+describe.each(choosing)('%s', (_, config) => {
   it('counts as the program does, text and audio apart', async () => {
     const model = audioLlm([prefix], {}, config);
     const statistics = await statisticsOf(model);
@@ -101,7 +104,7 @@ it('counts what is dropped for want of room', async () => {
   }
 });
 
-it('finds no audio rows under attention-only integration, and no layers in a dense model', async () => {
+it('finds no audio rows under attention-only integration, and no layers in models that do not choose', async () => {
   const only = audioLlm([stream('one')], {}, sparseKinds.hash);
   for (const { audio } of await choicesOf(texts, {
     engine,
@@ -110,8 +113,20 @@ it('finds no audio rows under attention-only integration, and no layers in a den
     batchSize: 2,
   }))
     expect(audio.includes(1)).toBe(false);
-  const dense = audioLlm([prefix]);
-  expect(
-    await choicesOf(texts, { engine, model: dense, parameters: allParameters(dense), batchSize: 2 }),
-  ).toEqual([]);
+  const few = audioLlm([prefix], {}, [
+    { kind: 'none', layers: '1..1' },
+    { ...(sparseKinds.topk as FeedForwardConfig), layers: '3..3' },
+  ]);
+  const [only3, ...others] = await choicesOf(texts, {
+    engine,
+    model: few,
+    parameters: allParameters(few),
+    batchSize: 2,
+  });
+  expect([only3?.layer, others]).toEqual([3, []]);
+  for (const config of [undefined, sparseKinds.wide, sparseKinds['wide and none']]) {
+    const model = audioLlm([prefix], {}, config);
+    const parameters = allParameters(model);
+    expect(await choicesOf(texts, { engine, model, parameters, batchSize: 2 })).toEqual([]);
+  }
 });

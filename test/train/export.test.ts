@@ -9,7 +9,7 @@ import type { Experiment } from '../../src/config/schema.ts';
 import { readManifest } from '../../src/data/manifest.ts';
 import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
-import { denseFeedForward } from '../../src/ffn/feedForward.ts';
+import { allDense } from '../../src/ffn/feedForward.ts';
 import { generate, loadAudioLlm, loadLlm, readAdapter } from '../../src/index.ts';
 import { languageModel, logits } from '../../src/llm/decoder.ts';
 import { mergeLora } from '../../src/llm/lora.ts';
@@ -62,7 +62,7 @@ const lora = (how: 'merge' | 'keep') => ({ lora: how, half: false });
 async function logitsOf({ config }: LoadedLlm, parameters: ParameterTensors, ids: readonly number[]) {
   const program = trace({ ids: { dtype: 'int32', shape: [1, ids.length] } }, (inputs) => {
     const weights = frozen(parameters);
-    const hidden = languageModel(config, weights, inputs.ids as Value, denseFeedForward);
+    const hidden = languageModel(config, weights, inputs.ids as Value, allDense);
     return { logits: logits(config, weights, reshape(hidden, [ids.length, config.hiddenSize])) };
   });
   const executable = await engine.compile(program);

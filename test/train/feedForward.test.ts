@@ -87,7 +87,7 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
 
     const hasRouter = /switch|topk/.test(ffn);
     const sparseLayers = (model.ffn ?? []).flatMap((layer, at): Choosing[] => {
-      if (layer.kind === 'dense') return [];
+      if (layer.kind !== 'sparse' && layer.kind !== 'moc') return [];
       const { active } = layer;
       if (layer.kind === 'moc') return [{ at, blocks: layer.channels, active, drops: undefined }];
       return [{ at, blocks: layer.blocks, active, drops: layer.capacityFactor !== null }];

@@ -1,5 +1,6 @@
 /** How the rows of held-out questions choose blocks in a trained model. */
 import { random } from '../../config/random.ts';
+import { isSparse } from '../../ffn/config.ts';
 import { choicesOf, type RoutedRows } from '../../probe/choices.ts';
 import {
   busiest,
@@ -89,8 +90,7 @@ export async function analyseRouting(
   const trained = await readTrained(run, overrides);
   const { experiment, model, parameters } = trained;
   const { ffn = [] } = model;
-  if (ffn.every(({ kind }) => kind === 'dense'))
-    throw new RunError(`${run}: no layer chooses among blocks, all of them are dense (llm.ffn)`);
+  if (!isSparse(ffn)) throw new RunError(`${run}: no layer chooses among blocks or channels (llm.ffn)`);
   const { examples, rows, leftOut } = await heldOutRows(trained, { limit, seed, watch });
   const { batchSize } = experiment.eval;
   const engine = await makeEngine(experiment, watch.note);
@@ -106,11 +106,13 @@ export async function analyseRouting(
     await engine.dispose();
   });
   if (routed.length === 0)
-    throw new RunError(`${run}: no layer chooses among blocks: every token uses all of them (llm.ffn)`);
+    throw new RunError(
+      `${run}: no layer chooses among blocks or channels: every token uses all of them (llm.ffn)`,
+    );
   const kindOf = (layer: number) => {
     const own = ffn[layer];
-    if (own === undefined || own.kind === 'dense') return 'dense';
-    return own.kind === 'sparse' ? own.select : `${own.kind}, ${own.select}`;
+    if (own?.kind === 'moc') return `moc, ${own.select}`;
+    return own?.kind === 'sparse' ? own.select : 'dense';
   };
   return {
     run,
