@@ -17,6 +17,8 @@ export { type AudioLlm, forward } from './pal/audioLlm.ts';
 export { generate, generateText } from './pal/generate.ts';
 export { promptFormat } from './pal/promptFormat.ts';
 export type { Stream, StreamConfig } from './pal/streams.ts';
+export { choicesOf, type RoutedRows } from './probe/choices.ts';
+export { layerOverlap, normalizedMutualInformation } from './probe/routing.ts';
 export {
   type Geometry,
   geometryOf,

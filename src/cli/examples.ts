@@ -25,6 +25,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',
     'palkit profile configs/prefix.yaml --stage 3 --json',
   ],
+  routing: [
+    'palkit routing runs/topk',
+    'palkit routing runs/topk --limit 500 --split validation --json',
+    'palkit routing my-audio-llm --set data.dir=data/sound-world --out routing-of-my-audio-llm',
+  ],
   similarity: [
     'palkit similarity runs/default runs/wide',
     'palkit similarity runs/default runs/wide runs/shared --baseline runs/default --baseline runs/default-8 --out comparison',

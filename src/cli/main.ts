@@ -15,6 +15,7 @@ const main = defineCommand({
     ask: () => import('./commands/ask.ts').then(({ ask }) => ask),
     plan: () => import('./commands/plan.ts').then(({ plan }) => plan),
     profile: () => import('./commands/profile.ts').then(({ profile }) => profile),
+    routing: () => import('./commands/routing.ts').then(({ routing }) => routing),
     similarity: () => import('./commands/similarity.ts').then(({ similarity }) => similarity),
     export: () => import('./commands/export.ts').then(({ exportModel }) => exportModel),
     data: () => import('./commands/data.ts').then(({ data }) => data),

@@ -31,8 +31,9 @@ import { recomputed } from '../tensor/recomputed.ts';
 import { float32, int32, type Tensor } from '../tensor/tensor.ts';
 import { named, scope, withGradient } from '../tensor/trace.ts';
 import { type ChannelsLayer, structure } from './config.ts';
-import { choiceStatistics, loadOf } from './dispatch.ts';
+import { loadOf } from './dispatch.ts';
 import type { FeedForward } from './feedForward.ts';
+import { choiceStatistics } from './statistics.ts';
 
 /** The layer that a configuration describes. */
 export function channelsFeedForward(layer: ChannelsLayer): FeedForward {
@@ -51,13 +52,13 @@ export function channelsFeedForward(layer: ChannelsLayer): FeedForward {
       stored === undefined
         ? throughAll(layer, parameters, prefix, { xTD, gateTF, keptTK })
         : throughKept(stored, { xTD, gateTF, keptTK });
-    const valid = rows?.().validBT;
-    const validT = valid && reshape(valid, [tokens]);
+    const known = rows?.();
+    const flat = (value: Value | undefined) => value && reshape(value, [tokens]);
+    const choices = { blocksTC: keptTK, validT: flat(known?.validBT), audioT: flat(known?.audioBT) };
     return {
       y: named('output', reshape(yTD, x.shape)),
-      statistics: scope('statistics', () =>
-        choiceStatistics(loadOf({ blocksTC: keptTK, validT }, layer.channels)),
-      ),
+      statistics: scope('statistics', () => choiceStatistics(choices, loadOf(choices, layer.channels))),
+      choices: { ...choices, blocks: layer.channels },
     };
   };
 }

@@ -8,13 +8,10 @@ import {
   add,
   cast,
   constant,
-  divide,
   filled,
   gather,
   less,
-  log,
   matmul,
-  max,
   multiply,
   negate,
   pad,
@@ -36,6 +33,8 @@ export interface Choices {
   readonly blocksTC: Value;
   /** 1 for a real token, 0 for padding, which goes nowhere, [T]; all are real when left out. */
   readonly validT?: Value | undefined;
+  /** 1 for an audio row, 0 for a text row, [T]; all are text when left out. */
+  readonly audioT?: Value | undefined;
 }
 
 export interface Dispatch {
@@ -128,24 +127,6 @@ export function loadOf(choices: Choices, blocks: number): Value {
   const weights = validT === undefined ? ones : multiply(ones, reshape(validT, [tokens, 1]));
   const indices = reshape(choices.blocksTC, [count]);
   return scatterAdd(filled('float32', [blocks], 0), indices, reshape(weights, [count]), 0);
-}
-
-/**
- * How evenly something is chosen: `load`, the busiest one's choices as a multiple of its fair share; `entropy` of the
- * shares, by the largest possible; `deadBlocks`, how many nobody chose.
- */
-export function choiceStatistics(loadB: Value): Record<'load' | 'entropy' | 'deadBlocks', Value> {
-  return withPrecision('float32', () => {
-    const blocks = loadB.shape[0] as number;
-    const shareB = divide(loadB, sum(loadB));
-    // A block that nobody chose adds nothing: 0 * log of something positive.
-    const entropy = negate(sum(multiply(shareB, log(add(shareB, 1e-30)))));
-    return {
-      load: multiply(max(shareB), blocks),
-      entropy: blocks === 1 ? filled('float32', [], 1) : multiply(entropy, 1 / Math.log(blocks)),
-      deadBlocks: sum(cast(less(loadB, 0.5), 'float32')),
-    };
-  });
 }
 
 function validChoices({ blocksTC, validT }: Choices): Value | undefined {

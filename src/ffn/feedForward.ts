@@ -4,6 +4,7 @@ import type { Parameters } from '../tensor/parameters.ts';
 import type { Value } from '../tensor/program.ts';
 import { project } from '../tensor/projection.ts';
 import { named } from '../tensor/trace.ts';
+import type { Choices } from './dispatch.ts';
 
 export interface FeedForwardOutput {
   readonly y: Value;
@@ -11,6 +12,15 @@ export interface FeedForwardOutput {
   readonly auxiliaryLoss?: Value;
   /** Scalars worth logging, by name. */
   readonly statistics?: Readonly<Record<string, Value>>;
+  /** What each row chose; of a layer that chooses. */
+  readonly choices?: LayerChoices;
+}
+
+export interface LayerChoices extends Choices {
+  /** How many blocks (of a mixture of channels: channels) there are to choose from. */
+  readonly blocks: number;
+  /** 1 where a choice had a place, 0 where it was dropped, [T, C]; all had when left out. */
+  readonly keptTC?: Value | undefined;
 }
 
 /** What is known of the rows that pass a layer, beside their hidden states. */
@@ -19,6 +29,8 @@ export interface FeedForwardRows {
   readonly tokensBT: Value;
   /** 1 for a real row, 0 for padding; all are real when left out. */
   readonly validBT?: Value | undefined;
+  /** 1 for an audio row, 0 for a text row; all are text when left out. */
+  readonly audioBT?: Value | undefined;
 }
 
 export interface FeedForwardContext {

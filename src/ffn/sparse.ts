@@ -23,11 +23,12 @@ import { ProgramError, type Value } from '../tensor/program.ts';
 import type { Shape } from '../tensor/tensor.ts';
 import { named, scope, withGradient, withPrecision } from '../tensor/trace.ts';
 import type { SparseLayer } from './config.ts';
-import { choiceStatistics, type Dispatch, planDispatch } from './dispatch.ts';
+import { type Choices, type Dispatch, planDispatch } from './dispatch.ts';
 import type { FeedForward, FeedForwardOutput } from './feedForward.ts';
 import { fromSlots, productByGroup, toSlots, vectorByGroup } from './groups.ts';
 import { memoryPrefix, ownPrefix } from './parameters.ts';
 import { type Selection, select } from './selection.ts';
+import { choiceStatistics } from './statistics.ts';
 
 /** The layer that a configuration describes. */
 export function sparseFeedForward(layer: SparseLayer): FeedForward {
@@ -49,16 +50,16 @@ export function sparseFeedForward(layer: SparseLayer): FeedForward {
         validT,
       }),
     );
-    const { loadB } = selection;
-    const dispatch = scope('dispatch', () =>
-      planDispatch({ blocksTC: selection.blocksTC, validT }, loadB, capacityOf(layer, tokens)),
-    );
+    const { blocksTC, loadB } = selection;
+    const choices = { blocksTC, validT, audioT: flat(rows?.audioBT) };
+    const dispatch = scope('dispatch', () => planDispatch(choices, loadB, capacityOf(layer, tokens)));
     const sparse = scope('blocks', () => throughBlocks(layer, memory, xTD, selection, dispatch));
     const yTD = memory.downBias === undefined ? sparse : add(sparse, memory.downBias);
     return {
       y: named('output', reshape(yTD, x.shape)),
       ...(selection.auxiliaryLoss && { auxiliaryLoss: selection.auxiliaryLoss }),
-      statistics: scope('statistics', () => statisticsOf(selection, dispatch)),
+      statistics: scope('statistics', () => statisticsOf(choices, loadB, dispatch)),
+      choices: { ...choices, blocks: layer.blocks, keptTC: dispatch.keptTC },
     };
   };
 }
@@ -155,13 +156,14 @@ function swiGlu(both: Value): Value {
 
 /** How the choices fall, of real tokens alone. */
 function statisticsOf(
-  { loadB }: Selection,
+  choices: Choices,
+  loadB: Value,
   { takenS }: Dispatch,
 ): NonNullable<FeedForwardOutput['statistics']> {
   return withPrecision('float32', () => {
     const total = sum(loadB);
     return {
-      ...choiceStatistics(loadB),
+      ...choiceStatistics(choices, loadB),
       overflow: divide(subtract(total, sum(takenS)), total),
     };
   });

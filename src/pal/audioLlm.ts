@@ -246,7 +246,13 @@ function feedForwardRows(
     cast(less(masked / 2, reshape(connected(segment).biasB11A, [batch, segment.rows])), 'float32'),
   );
   const textValid = validBT?.() ?? filled('float32', [batch, textRows], 1);
-  return { tokensBT, validBT: concat([...audioValid, textValid], 1) };
+  const all = tokensBT.shape[1] as number;
+  const kinds = Array.from({ length: all }, (_, row) => Number(row < all - textRows));
+  return {
+    tokensBT,
+    validBT: concat([...audioValid, textValid], 1),
+    audioBT: expand(constant(float32([1, all], kinds)), [batch, all]),
+  };
 }
 
 /** Keys and values of an attention-only stream in one layer. */

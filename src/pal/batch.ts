@@ -128,7 +128,7 @@ export function targetLogProbabilities(
   parameters: Parameters,
   inputs: Readonly<Record<string, Value>>,
 ): Value {
-  const { hiddenBTD } = pass(model, parameters, inputs);
+  const { hiddenBTD } = forwardBatch(model, parameters, inputs);
   return scope('score', () =>
     tokenLogProbabilities(model.llm, parameters, atTargets(hiddenBTD, inputs), inputs['target.ids'] as Value),
   );
@@ -155,7 +155,7 @@ export function targetLoss(
   inputs: Readonly<Record<string, Value>>,
   weights: Value,
 ): TargetLoss {
-  const { hiddenBTD, feedForward } = pass(model, parameters, inputs);
+  const { hiddenBTD, feedForward } = forwardBatch(model, parameters, inputs);
   const loss = scope('score', () => {
     const hiddenND = atTargets(hiddenBTD, inputs);
     return tokenLoss(model.llm, parameters, hiddenND, inputs['target.ids'] as Value, weights);
@@ -179,7 +179,12 @@ export function targetLoss(
   };
 }
 
-function pass(model: AudioLlm, parameters: Parameters, inputs: Readonly<Record<string, Value>>): ForwardPass {
+/** The forward pass over inputs as `batchInputs` declares them. */
+export function forwardBatch(
+  model: AudioLlm,
+  parameters: Parameters,
+  inputs: Readonly<Record<string, Value>>,
+): ForwardPass {
   const { ids, lengths } = inputs as { ids: Value; lengths?: Value };
   const valid = lengths === undefined ? undefined : () => validRows(lengths, ids.shape[1] as number);
   return forward(model, parameters, ids, inputs, valid);

@@ -36,9 +36,11 @@ export interface ModelToEvaluate {
 /**
  * As many of the questions, drawn at random and in their order: those at the beginning of a dataset are often of one
  * kind. The draw does not depend on the run, so that all runs are asked the same.
+ * @param seed of another draw
  */
-export function someOf<T>(questions: readonly T[], limit: number): T[] {
-  const order = random('questions that are asked').shuffle([...questions.keys()]);
+export function someOf<T>(questions: readonly T[], limit: number, seed?: number): T[] {
+  const draw = random('questions that are asked', ...(seed === undefined ? [] : [seed]));
+  const order = draw.shuffle([...questions.keys()]);
   return order
     .slice(0, limit)
     .sort((a, b) => a - b)

@@ -118,8 +118,14 @@ export async function withLora(
   };
 }
 
-/** What a run's folder, or a model's, holds, and where the model stands. */
-export async function readTrained(from: string): Promise<TrainedModel & { readonly folder: string }> {
+/**
+ * What a run's folder, or a model's, holds, and where the model stands.
+ * @param overrides of its experiment: `path.to.field=value`
+ */
+export async function readTrained(
+  from: string,
+  overrides: readonly string[] = [],
+): Promise<TrainedModel & { readonly folder: string }> {
   const folder = existsSync(join(from, modelMarker)) ? from : join(from, 'model');
   const path = join(folder, experimentFile);
   if (!existsSync(path)) {
@@ -127,7 +133,7 @@ export async function readTrained(from: string): Promise<TrainedModel & { readon
       `${from}: neither a trained model's folder nor a run's; \`palkit train\` writes ${join(folder, modelMarker)} when the curriculum is done`,
     );
   }
-  const { experiment } = await loadExperiment(path);
+  const { experiment } = await loadExperiment(path, overrides);
   const widths = new Map<string, { width: number }>();
   for (const { encoder } of experiment.streams) {
     const { manifest } = await readEncoderManifest(encoderOf(folder, experiment, encoder));

@@ -1,7 +1,9 @@
 /** metrics.jsonl: one line per optimizer step. */
 import { appendFileSync, closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
 import { writeFileAtomic } from '../config/writeFile.ts';
+import { RunError } from './setup.ts';
 
 export interface StepMetrics {
   /** 1-based step of the whole curriculum. */
@@ -42,6 +44,38 @@ export function routingMetrics({
     ...(auxiliaryLoss !== undefined && { auxiliaryLoss }),
     ...(Object.keys(feedForward).length > 0 && { feedForward }),
   };
+}
+
+/** What is drawn of a line. A statistic of nothing is not a number, which JSON writes as null. */
+const lineSchema = z.object({
+  step: z.int().min(1),
+  feedForward: z.record(z.string(), z.number().nullable()).optional(),
+});
+
+export type RoutingMetrics = z.infer<typeof lineSchema>;
+
+/**
+ * The feed-forward statistics of every step, rising. A torn last line is left out.
+ * @throws RunError naming the line that is none of a metrics file
+ */
+export async function readRoutingMetrics(path: string): Promise<RoutingMetrics[]> {
+  // What follows the last line feed is nothing, or torn.
+  const lines = (await readFile(path, 'utf8')).split('\n').slice(0, -1);
+  let last = 0;
+  return lines.map((line, at) => {
+    const fail = (what: string) => new RunError(`${path}:${at + 1}: ${what}`);
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch {
+      throw fail('not JSON');
+    }
+    const parsed = lineSchema.safeParse(value);
+    if (!parsed.success) throw fail('not the metrics of a step');
+    if (parsed.data.step <= last) throw fail(`step ${parsed.data.step} after step ${last}`);
+    last = parsed.data.step;
+    return parsed.data;
+  });
 }
 
 export interface MetricsLog {

@@ -120,6 +120,24 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
   });
 });
 
+it('tells text and audio apart where audio rows pass the layer', async () => {
+  for (const kind of ['topk', 'moc'] as const) {
+    const experiment = await experimentOf(kinds[kind] as string, [
+      'streams.0.connector={ kind: mlp, hidden: 16 }',
+      'streams.0.integration={ mode: prefix, startLayer: 2 }',
+    ]);
+    await runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false });
+    for (const { feedForward = {} } of metricsOf(experiment.run.dir)) {
+      const ofKinds = Object.keys(feedForward).filter((name) => /text|audio/.test(name));
+      const names = ['audio.entropy', 'audio.load', 'text.entropy', 'text.load', 'textAudioOverlap'];
+      // The layer before the stream begins has none of its rows.
+      expect(ofKinds.sort()).toEqual(names.map((name) => `layers.2.${name}`));
+      expect(feedForward['layers.2.textAudioOverlap']).toBeGreaterThan(0);
+      expect(feedForward['layers.2.textAudioOverlap']).toBeLessThan(1);
+    }
+  }
+});
+
 it('resumes to the same bits', async () => {
   const ffn = kinds.switch as string;
   const [whole, parts] = [await experimentOf(ffn), await experimentOf(ffn)];

@@ -2,6 +2,7 @@ import { defineCommand } from 'citty';
 import { loadExperiment } from '../../config/load.ts';
 import { runTraining } from '../../train/run.ts';
 import { experimentOptions, experimentOverrides } from '../experimentOptions.ts';
+import { writeCurves } from '../routing/curves.ts';
 import { exitCodes, UsageError } from '../run.ts';
 import { formatRecord } from '../terminal/record.ts';
 import { formatTrains } from '../terminal/trains.ts';
@@ -52,6 +53,8 @@ export const train = defineCommand({
         if (json) process.stdout.write(`${JSON.stringify({ finished, steps })}\n`);
         return exitCodes.interrupted;
       }
+      const curves = await writeCurves(experiment.run.dir, experiment.name);
+      if (curves !== undefined) watch.note(`how blocks were chosen is drawn in ${curves}`);
       if (json) process.stdout.write(`${JSON.stringify(record ?? { finished, steps }, null, 2)}\n`);
       else if (record === null)
         watch.note(`trained ${steps} steps; the model is in ${experiment.run.dir}/model`);

@@ -1,11 +1,8 @@
 /** Runs side by side: what their models' layers make of the same held-out questions, and how alike that is. */
-import { loadEncoder } from '../../audio/encoder.ts';
-import type { Encoder } from '../../audio/encoderManifest.ts';
 import type { Experiment } from '../../config/schema.ts';
 import { ensureDataset, readSplit } from '../../data/dataset.ts';
 import type { Example } from '../../data/manifest.ts';
 import type { Engine } from '../../engine/engine.ts';
-import { promptFormat } from '../../pal/promptFormat.ts';
 import { meanHiddenStates } from '../../probe/hiddenStates.ts';
 import {
   type Geometry,
@@ -17,10 +14,8 @@ import {
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { someOf } from '../../train/evaluateRun.ts';
 import { readTrained } from '../../train/export.ts';
-import { encoderOf } from '../../train/modelFolder.ts';
-import { encodeClips, makeEngine, RunError, type Watch } from '../../train/setup.ts';
-import { trainingRow } from '../../train/stage.ts';
-import { fitting } from '../../train/textLength.ts';
+import { questionRows } from '../../train/heldOut.ts';
+import { makeEngine, RunError, type Watch } from '../../train/setup.ts';
 
 export interface LayerScores {
   /** Linear CKA, and local neighbourhood similarity. */
@@ -143,38 +138,18 @@ interface Asked {
 }
 
 async function statesOf(run: string, { data, examples, engine, watch }: Asked): Promise<RunStates> {
-  const { folder, experiment: own, model, llm, parameters } = await readTrained(run);
-  const experiment = { ...own, data };
-  const encoders = new Map<string, Encoder>();
-  try {
-    for (const { encoder } of experiment.streams) {
-      if (encoders.has(encoder)) continue;
-      const { threads } = experiment.train;
-      encoders.set(encoder, await loadEncoder(encoderOf(folder, experiment, encoder), { threads }));
-    }
-    const { clips, skipped } = await encodeClips(experiment, encoders, examples, watch);
-    const format = promptFormat(experiment.prompt, llm);
-    const heard = examples.filter(({ audio }) => clips.has(audio));
-    const { fitting: usable, tooLong } = fitting(experiment, model, format, heard, 'training');
-    if (usable.length === 0) throw new RunError(`${run}: its model can take none of the questions`);
-    const rows = usable.map((example) => trainingRow(experiment, format, example, clips.get(example.audio)));
-    const bar = watch.progress(`hidden states of ${run}`, rows.length);
-    const layers = await meanHiddenStates(rows, {
-      engine,
-      model,
-      parameters,
-      batchSize: experiment.eval.batchSize,
-      onProgress: (done) => bar.update(done),
-    }).finally(() => bar.stop());
-    return {
-      run,
-      layers,
-      rowOf: new Map(rows.map(({ id }, at) => [id, at])),
-      leftOut: [...skipped, ...tooLong],
-    };
-  } finally {
-    for (const encoder of encoders.values()) await encoder.dispose();
-  }
+  const trained = await readTrained(run);
+  const experiment = { ...trained.experiment, data };
+  const { rows, leftOut } = await questionRows({ ...trained, experiment }, examples, watch);
+  const bar = watch.progress(`hidden states of ${run}`, rows.length);
+  const layers = await meanHiddenStates(rows, {
+    engine,
+    model: trained.model,
+    parameters: trained.parameters,
+    batchSize: experiment.eval.batchSize,
+    onProgress: (done) => bar.update(done),
+  }).finally(() => bar.stop());
+  return { run, layers, rowOf: new Map(rows.map(({ id }, at) => [id, at])), leftOut };
 }
 
 function mustBeAsDeep(read: readonly RunStates[]): void {
