@@ -25,6 +25,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit profile configs/default.yaml --stage closed --steps 10 --out step.svg',
     'palkit profile configs/prefix.yaml --stage 3 --json',
   ],
+  lm: [
+    'palkit lm configs/lm/debian.yaml',
+    'palkit lm configs/lm/debian.yaml --set corpus.folders=[docs] --set train.steps=50 --set run.dir=runs/lm-docs',
+    'palkit lm configs/lm/convert.yaml --json',
+  ],
   similarity: [
     'palkit similarity runs/default runs/wide',
     'palkit similarity runs/default runs/wide runs/shared --baseline runs/default --baseline runs/default-8 --out comparison',

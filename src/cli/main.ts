@@ -15,6 +15,7 @@ const main = defineCommand({
     ask: () => import('./commands/ask.ts').then(({ ask }) => ask),
     plan: () => import('./commands/plan.ts').then(({ plan }) => plan),
     profile: () => import('./commands/profile.ts').then(({ profile }) => profile),
+    lm: () => import('./commands/lm.ts').then(({ lm }) => lm),
     similarity: () => import('./commands/similarity.ts').then(({ similarity }) => similarity),
     export: () => import('./commands/export.ts').then(({ exportModel }) => exportModel),
     data: () => import('./commands/data.ts').then(({ data }) => data),
