@@ -135,7 +135,7 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
         { engine, ...own },
         heldOut,
         { batchSize: train.batchSize, length, mostTokens: evaluate.tokens },
-        bar.update,
+        (done) => bar.update(done),
       ).finally(() => bar.stop());
       measured.push({ model: name, ...found, bitsPerByte: found.nll * bitsPerToken });
     };
