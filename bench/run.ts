@@ -10,6 +10,7 @@ const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   generate: () => import('./generate.ts'),
   ffn: () => import('./ffn.ts'),
   moc: () => import('./moc.ts'),
+  lm: () => import('./lm.ts'),
 };
 
 const [name = ''] = process.argv.slice(2);

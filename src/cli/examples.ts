@@ -30,6 +30,11 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
     'palkit routing runs/topk --limit 500 --split validation --json',
     'palkit routing my-audio-llm --set data.dir=data/sound-world --out routing-of-my-audio-llm',
   ],
+  lm: [
+    'palkit lm configs/lm/debian.yaml',
+    'palkit lm configs/lm/debian.yaml --set corpus.folders=[docs] --set train.steps=50 --set run.dir=runs/lm-docs',
+    'palkit lm configs/lm/convert.yaml --json',
+  ],
   similarity: [
     'palkit similarity runs/default runs/wide',
     'palkit similarity runs/default runs/wide runs/shared --baseline runs/default --baseline runs/default-8 --out comparison',

@@ -16,6 +16,7 @@ const main = defineCommand({
     plan: () => import('./commands/plan.ts').then(({ plan }) => plan),
     profile: () => import('./commands/profile.ts').then(({ profile }) => profile),
     routing: () => import('./commands/routing.ts').then(({ routing }) => routing),
+    lm: () => import('./commands/lm.ts').then(({ lm }) => lm),
     similarity: () => import('./commands/similarity.ts').then(({ similarity }) => similarity),
     export: () => import('./commands/export.ts').then(({ exportModel }) => exportModel),
     data: () => import('./commands/data.ts').then(({ data }) => data),

@@ -2,12 +2,12 @@
 import { z } from 'zod';
 import { feedForwardSchema, layerRange } from './feedForwardSchema.ts';
 
-const positive = z.int().min(1);
-const natural = z.int().min(0);
-const rate = z.number().min(0).max(1);
+export const positive = z.int().min(1);
+export const natural = z.int().min(0);
+export const rate = z.number().min(0).max(1);
 const text = z.string().max(10_000);
-const word = z.string().min(1).max(1000);
-const slug = z
+export const word = z.string().min(1).max(1000);
+export const slug = z
   .string()
   .max(100)
   .regex(/^[A-Za-z0-9][A-Za-z0-9_-]*$/, {
@@ -34,13 +34,13 @@ function distinct<T>(what: string, keyOf: (item: T) => unknown) {
   };
 }
 
-const names = (what: string) =>
+export const names = (what: string) =>
   z
     .array(word)
     .min(1)
     .superRefine(distinct(what, (item) => item));
 
-const engineSchema = z
+export const engineSchema = z
   .discriminatedUnion('kind', [
     z
       .strictObject({
@@ -300,7 +300,7 @@ const integrationSchema = z
   })
   .prefault({});
 
-const optimizerSchema = z
+export const optimizerSchema = z
   .discriminatedUnion('kind', [
     z.strictObject({
       kind: z.literal('adamw').describe('Kind of optimizer'),

@@ -2,6 +2,7 @@ import { defineCommand } from 'citty';
 import { loadExperiment } from '../../config/load.ts';
 import { runTraining } from '../../train/run.ts';
 import { experimentOptions, experimentOverrides } from '../experimentOptions.ts';
+import { onInterrupt } from '../interrupt.ts';
 import { writeCurves } from '../routing/curves.ts';
 import { exitCodes, UsageError } from '../run.ts';
 import { formatRecord } from '../terminal/record.ts';
@@ -65,20 +66,3 @@ export const train = defineCommand({
     }
   },
 });
-
-/** The first Ctrl-C finishes the step and saves; the second ends at once. */
-function onInterrupt(note: (text: string) => void): { asked: () => boolean; remove: () => void } {
-  let asked = false;
-  const listen = () => {
-    if (asked) process.exit(exitCodes.interrupted);
-    asked = true;
-    note('finishing the step, then saving; interrupt again to stop at once');
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, listen);
-  return {
-    asked: () => asked,
-    remove: () => {
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, listen);
-    },
-  };
-}
