@@ -4,14 +4,14 @@
  * have learned.
  */
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { ConfigError } from '../config/configError.ts';
 import type { LmExperiment } from '../config/lmSchema.ts';
 import { selectNames } from '../config/patterns.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
-import type { Engine } from '../engine/engine.ts';
+import { type Engine, EngineError } from '../engine/engine.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { describeHeld, type HeldByLayers, heldByLayers } from '../ffn/accounting.ts';
@@ -28,10 +28,14 @@ import {
   type Checkpoint,
   CheckpointError,
   newestCheckpoint,
+  type ReadCheckpoint,
   saveCheckpoint,
   type TrainingProgress,
 } from './checkpoint.ts';
+import { withCheckpoint } from './failure.ts';
+import { markRunning } from './lastRun.ts';
 import { answerBatch, answerObjective } from './loss.ts';
+import { type Findings, type ModelName, readFindings, writeFindings } from './measurements.ts';
 import { openMetrics, peakResidentMB, routingMetrics } from './metrics.ts';
 import { dataOrder } from './order.ts';
 import {
@@ -44,16 +48,15 @@ import {
 } from './perplexity.ts';
 import { reconstructed, reconstructionObjective } from './reconstruction.ts';
 import { learningRateAt, type Schedule } from './schedule.ts';
-import { RunError, type Watch } from './setup.ts';
+import type { Watch } from './setup.ts';
 import { pick } from './stage.ts';
-import { gradientProgram, type Objective } from './step.ts';
-import { pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
+import { gradientProgram, NonFiniteError, type Objective } from './step.ts';
+import { type Pretrained, pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
 import { trainingState } from './trainingState.ts';
 
 /** A measurement of the model on held-out text. */
 export interface Measured extends Perplexity {
-  /** `dense`: as it was; `converted`; `reconstructed`; `initial`: new and untrained; `trained` */
-  readonly model: 'dense' | 'converted' | 'reconstructed' | 'initial' | 'trained';
+  readonly model: ModelName;
   /** nll in bits, by the bytes of the held-out text: comparable between tokenizers. */
   readonly bitsPerByte: number;
 }
@@ -67,11 +70,13 @@ export interface LmResult {
   readonly activeParameters: number;
   /** Of the programs that run: forward, and forward and backward without the update. */
   readonly flopsPerToken: { readonly forward: number; readonly training: number };
+  /** Of the training, without those of reconstruction. */
   readonly steps: number;
   /** Tokens trained on. */
   readonly tokens: number;
-  /** Of the whole training. */
+  /** Of the training, without reconstruction. */
   readonly flops: number;
+  /** Of the process that ended the run. */
   readonly seconds: number;
   /** How tokens chose in the last step; of layers that choose alone. */
   readonly feedForward?: Readonly<Record<string, number>>;
@@ -87,12 +92,24 @@ export interface LmOptions {
   readonly interrupted?: () => boolean;
 }
 
-/** @returns undefined where the run was interrupted; it is saved */
+/**
+ * @returns undefined where the run was interrupted; it is saved
+ * @throws the errors of every part, each naming what is wrong, where, and what to do
+ */
 export async function runLm(experiment: LmExperiment, options: LmOptions): Promise<LmResult | undefined> {
+  const { dir } = experiment.run;
+  await mkdir(dir, { recursive: true });
+  const unmark = await markRunning(dir, options.watch.note);
+  try {
+    return await trainAndMeasure(experiment, options);
+  } finally {
+    unmark();
+  }
+}
+
+async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Promise<LmResult | undefined> {
   const { watch } = options;
   const { run, train, evaluate } = experiment;
-  await mkdir(run.dir, { recursive: true });
-  await writeFileAtomic(join(run.dir, 'config.yaml'), formatLm(experiment));
   const given = await pretrained(experiment);
   const text = await tokenizedText(experiment, given?.tokenizer, watch);
   const { facts, tokenizer } = text;
@@ -120,27 +137,46 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
         `train.sequenceLength: ${length}: the text that is ${side} is shorter than one sequence`,
       );
   for (const line of describeHeld(heldByLayers(model.ffn ?? [], model.llm))) watch.note(line);
+  const trainable = trained(experiment, parameters);
+  const checkpoints = join(run.dir, 'checkpoints');
+  const configHash = hashOf(experiment, text.hash, given);
+  const checkpoint = options.resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
+  if (checkpoint !== undefined && checkpoint.progress.configHash !== configHash)
+    throw new CheckpointError(
+      `${checkpoints}: the checkpoint is of another configuration, text or pretrained model: set run.dir to another folder, or start over with --resume never`,
+    );
+  let findings: Findings =
+    checkpoint === undefined ? { configHash, measured: [] } : await readFindings(run.dir, configHash);
+  // What a run before left would be taken for this one's.
+  if (!options.resume) await rm(checkpoints, { recursive: true, force: true });
+  if (checkpoint === undefined) await rm(join(run.dir, 'result.json'), { force: true });
+  await writeFileAtomic(join(run.dir, 'config.yaml'), formatLm(experiment));
 
   const engine = await engineOf(experiment);
   const began = performance.now();
   try {
-    const measured: Measured[] = [];
     const bitsPerToken = text.heldOut.length / text.heldOutBytes / Math.LN2;
-    const measure = async (
-      name: Measured['model'],
-      own: { model: AudioLlm; parameters: ParameterTensors },
-    ) => {
-      const bar = watch.progress(`measuring (${name})`, Math.ceil(evaluate.tokens / length));
-      const found = await perplexityOf(
+    const measure: Measure = async (name, own, feedForward) => {
+      const bar = watch.progress(`measuring (${name})`, Math.min(heldOut.count, Math.ceil(evaluate.tokens / length)));
+      const { nll, tokens } = await perplexityOf(
         { engine, ...own },
         heldOut,
         { batchSize: train.batchSize, length, mostTokens: evaluate.tokens },
         (done) => bar.update(done),
-      ).finally(() => bar.stop());
-      measured.push({ model: name, ...found, bitsPerByte: found.nll * bitsPerToken });
+      )
+        .catch((error: unknown) => {
+          throw located(error, `measuring the ${name} model`);
+        })
+        .finally(() => bar.stop());
+      const others = findings.measured.filter(({ model: other }) => other !== name);
+      const measured = [...others, { model: name, nll, tokens, bitsPerByte: nll * bitsPerToken }];
+      findings = { ...findings, measured, ...(feedForward && { feedForward }) };
+      await writeFindings(run.dir, findings);
+    };
+    const measureOnce: Measure = async (name, own) => {
+      if (findings.measured.every(({ model: other }) => other !== name)) await measure(name, own);
     };
     const shape = textShape(train.batchSize, length);
-    const trainable = trained(experiment, parameters);
     const flops = flopsOf(model, parameters, trainable, shape);
     const steps = train.steps ?? Math.floor((train.flops ?? 0) / flops.training);
     if (train.steps === null && steps === 0)
@@ -153,8 +189,6 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
         names: reconstructed(model, parameters),
         schedule: { ...experiment.reconstruct, finalLearningRate: 0 },
       });
-    else if (experiment.reconstruct !== null)
-      throw new ConfigError('reconstruct: every feed-forward layer is the one that the model has (llm.ffn)');
     if (steps > 0)
       phases.push({
         name: 'trained',
@@ -166,22 +200,15 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
       `${millions(countOf(parameters))} M parameters; ${(flops.forward / shape.targets / 1e6).toFixed(2)} MFLOP a token forward, ` +
         `${(flops.training / shape.targets / 1e6).toFixed(2)} in training; ${steps} steps, ${millions(steps * shape.targets)} M tokens, ${((steps * flops.training) / 1e12).toFixed(2)} TFLOP`,
     );
-    if (dense !== undefined) await measure('dense', dense);
-    await measure(dense === undefined ? 'initial' : 'converted', { model, parameters });
-    const done = await runPhases(experiment, {
-      engine,
-      model,
-      parameters,
-      phases,
-      training,
-      options,
-      measure,
-    });
-    if (done === undefined) return undefined;
+    if (dense !== undefined) await measureOnce('dense', dense);
+    await measureOnce(dense === undefined ? 'initial' : 'converted', { model, parameters });
+    const work = { engine, model, parameters, phases, training, options, configHash, checkpoint, measure };
+    if (!(await runPhases(experiment, work))) return undefined;
+    const { feedForward } = findings;
     const result: LmResult = {
       name: experiment.name,
       seed: experiment.seed,
-      measured,
+      measured: findings.measured.map((own) => ({ ...own, perplexity: Math.exp(own.nll) })),
       parameters: countOf(parameters),
       activeParameters: countOf(parameters) - unused(model.ffn ?? [], model.llm.hiddenSize),
       flopsPerToken: { forward: flops.forward / shape.targets, training: flops.training / shape.targets },
@@ -189,17 +216,24 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
       tokens: steps * shape.targets,
       flops: steps * flops.training,
       seconds: (performance.now() - began) / 1000,
-      ...(done.feedForward && { feedForward: done.feedForward }),
+      ...(feedForward && { feedForward }),
       held: heldByLayers(model.ffn ?? [], model.llm),
       text: { ...facts, skipped: facts.skipped.length },
     };
     await saveTextModel(join(run.dir, 'model'), experiment, model, parameters, tokenizer);
     await writeFileAtomic(join(run.dir, 'result.json'), `${JSON.stringify(result, null, 2)}\n`);
     return result;
+  } catch (error) {
+    throw await withCheckpoint(error, checkpoints, true, fieldNames);
   } finally {
     await engine.dispose();
   }
 }
+
+const fieldNames = {
+  smaller: 'train.batchSize or train.sequenceLength',
+  checkpoints: 'train.checkpointEvery',
+};
 
 export function formatLm(experiment: LmExperiment): string {
   return stringify(experiment, { lineWidth: 0, aliasDuplicateObjects: false });
@@ -262,6 +296,12 @@ interface Phase {
   readonly schedule: Schedule;
 }
 
+type Measure = (
+  name: ModelName,
+  own: { model: AudioLlm; parameters: ParameterTensors },
+  feedForward?: Readonly<Record<string, number>>,
+) => Promise<void>;
+
 interface Work {
   readonly engine: Engine;
   readonly model: AudioLlm;
@@ -270,28 +310,17 @@ interface Work {
   readonly phases: readonly Phase[];
   readonly training: Sequences;
   readonly options: LmOptions;
-  readonly measure: (
-    name: Measured['model'],
-    own: { model: AudioLlm; parameters: ParameterTensors },
-  ) => Promise<void>;
+  readonly configHash: string;
+  readonly checkpoint: ReadCheckpoint | undefined;
+  readonly measure: Measure;
 }
 
-/** @returns undefined where it was interrupted */
-async function runPhases(
-  experiment: LmExperiment,
-  work: Work,
-): Promise<{ feedForward: Readonly<Record<string, number>> | undefined } | undefined> {
-  const { parameters, phases, model, options, measure } = work;
-  const checkpoints = join(experiment.run.dir, 'checkpoints');
+/** @returns false where it was interrupted */
+async function runPhases(experiment: LmExperiment, work: Work): Promise<boolean> {
+  const { parameters, phases, model, options, configHash, checkpoint, measure } = work;
+  const { dir } = experiment.run;
   const ever = new Set(phases.flatMap(({ names }) => [...names]));
-  const frozenHash = parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name))));
-  const hash = hashOf(experiment);
-  const checkpoint = options.resume ? await newestCheckpoint(checkpoints, options.watch.note) : undefined;
   if (checkpoint !== undefined) {
-    if (checkpoint.progress.configHash !== hash || checkpoint.progress.frozenHash !== frozenHash)
-      throw new CheckpointError(
-        `${checkpoints}: the checkpoint is of another configuration or text: set run.dir to another folder, or start over with --resume never`,
-      );
     options.watch.note(`going on after step ${checkpoint.progress.step}`);
     for (const [name, tensor] of checkpoint.parameters) parameters.set(name, tensor);
   }
@@ -304,22 +333,20 @@ async function runPhases(
     updates: 0,
     tokensSeen: 0,
     seed: experiment.seed,
-    configHash: hash,
-    frozenHash,
+    configHash,
+    frozenHash: parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name)))),
   };
   let moments = checkpoint?.moments ?? new Map<string, FloatTensor>();
-  let feedForward: Readonly<Record<string, number>> | undefined;
-  const log = await openMetrics(join(experiment.run.dir, 'metrics.jsonl'), progress.step);
+  const log = await openMetrics(join(dir, 'metrics.jsonl'), progress.step);
   const save = async (state: Omit<Checkpoint, 'parameters'>) => {
-    await saveCheckpoint(checkpoints, { ...state, parameters: pick(parameters, ever) }, 1);
+    await saveCheckpoint(join(dir, 'checkpoints'), { ...state, parameters: pick(parameters, ever) }, 1);
   };
   try {
     for (const [index, phase] of phases.entries()) {
       if (index < progress.stage) continue;
       const done = await runPhase(experiment, { ...work, phase, progress, moments, log, save });
-      if (done === undefined) return undefined;
-      feedForward = done.feedForward ?? feedForward;
-      await measure(phase.name, { model, parameters });
+      if (done === undefined) return false;
+      await measure(phase.name, { model, parameters }, done.feedForward);
       progress = { ...done.progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
       moments = new Map();
       await save({ progress, moments });
@@ -327,7 +354,7 @@ async function runPhases(
   } finally {
     log.close();
   }
-  return { feedForward };
+  return true;
 }
 
 async function runPhase(
@@ -367,7 +394,9 @@ async function runPhase(
       accumulate: 1,
     },
     moments.size === 0 ? undefined : { updates: start.updates, moments },
-  );
+  ).catch((error: unknown) => {
+    throw located(error, `the step of ${phase.name === 'trained' ? 'training' : 'reconstruction'}`);
+  });
   const bar = watch.progress(phase.name === 'trained' ? 'training' : 'reconstructing', phase.schedule.steps);
   let progress = start;
   let feedForward: Readonly<Record<string, number>> | undefined;
@@ -384,7 +413,8 @@ async function runPhase(
       const { loss, gradientNorm, statistics } = await state
         .step([batch], learningRate)
         .catch((error: unknown) => {
-          throw located(error, `step ${progress.step + 1} (${phase.name})`);
+          const read = rows.map(({ id }) => id).join(', ');
+          throw located(error, `step ${progress.step + 1} (${phase.name}; ${read})`);
         });
       const stepMs = performance.now() - began;
       progress = {
@@ -427,21 +457,24 @@ async function runPhase(
   }
 }
 
+/** The error with its place; what an engine says stays an engine's error. */
 function located(error: unknown, where: string): unknown {
-  return error instanceof Error ? new RunError(`${where}: ${error.message}`, { cause: error }) : error;
+  if (!(error instanceof Error)) return error;
+  const message = `${where}: ${error.message}`;
+  if (error instanceof EngineError) return new EngineError(message, { cause: error });
+  return error instanceof NonFiniteError ? new NonFiniteError(message, { cause: error }) : error;
 }
 
-/** What decides the numbers. */
-function hashOf({
-  run: _,
-  name: __,
-  train,
-  corpus: { cache: ___, ...corpus },
-  ...rest
-}: LmExperiment): string {
+/** What decides the numbers: the configuration, the text in its tokens, and the model that a run begins with. */
+function hashOf(
+  { run: _, name: __, train, corpus: { cache: ___, ...corpus }, ...rest }: LmExperiment,
+  text: string,
+  given: Pretrained | undefined,
+): string {
   const { checkpointEvery: ____, threads: _____, ...training } = train;
+  const model = given && [given.config, parameterHash(given.parameters)];
   return createHash('sha256')
-    .update(JSON.stringify({ ...rest, corpus, train: training }))
+    .update(JSON.stringify({ ...rest, corpus, train: training, text, model }))
     .digest('hex');
 }
 
