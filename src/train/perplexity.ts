@@ -18,7 +18,7 @@ export interface Sequences {
 /** @param length tokens of a sequence */
 export function sequencesOf(ids: Int32Array, length: number): Sequences {
   return {
-    count: Math.floor((ids.length - 1) / length),
+    count: Math.max(0, Math.floor((ids.length - 1) / length)),
     row: (at) => {
       const start = at * length;
       const tokens = [...ids.subarray(start, start + length)];
