@@ -18,7 +18,6 @@ import { describeHeld, type HeldByLayers, heldByLayers } from '../ffn/accounting
 import type { FeedForwardLayer } from '../ffn/config.ts';
 import { isHashTable } from '../ffn/parameters.ts';
 import { writeSafetensors } from '../llm/safetensors.ts';
-import type { Tokenizer } from '../llm/tokenizer.ts';
 import { type FloatTensor, parameterHash, saveLlm, saveTokenizer } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
@@ -157,7 +156,10 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
   try {
     const bitsPerToken = text.heldOut.length / text.heldOutBytes / Math.LN2;
     const measure: Measure = async (name, own, feedForward) => {
-      const bar = watch.progress(`measuring (${name})`, Math.min(heldOut.count, Math.ceil(evaluate.tokens / length)));
+      const bar = watch.progress(
+        `measuring (${name})`,
+        Math.min(heldOut.count, Math.ceil(evaluate.tokens / length)),
+      );
       const { nll, tokens } = await perplexityOf(
         { engine, ...own },
         heldOut,
@@ -201,7 +203,8 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
         `${(flops.training / shape.targets / 1e6).toFixed(2)} in training; ${steps} steps, ${millions(steps * shape.targets)} M tokens, ${((steps * flops.training) / 1e12).toFixed(2)} TFLOP`,
     );
     if (dense !== undefined) await measureOnce('dense', dense);
-    await measureOnce(dense === undefined ? 'initial' : 'converted', { model, parameters });
+    const begun = given === undefined ? 'initial' : dense === undefined ? 'dense' : 'converted';
+    await measureOnce(begun, { model, parameters });
     const work = { engine, model, parameters, phases, training, options, configHash, checkpoint, measure };
     if (!(await runPhases(experiment, work))) return undefined;
     const { feedForward } = findings;
@@ -220,7 +223,8 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
       held: heldByLayers(model.ffn ?? [], model.llm),
       text: { ...facts, skipped: facts.skipped.length },
     };
-    await saveTextModel(join(run.dir, 'model'), experiment, model, parameters, tokenizer);
+    const chatTemplate = given?.chatTemplate ?? null;
+    await saveTextModel(join(run.dir, 'model'), experiment, model, { parameters, tokenizer, chatTemplate });
     await writeFileAtomic(join(run.dir, 'result.json'), `${JSON.stringify(result, null, 2)}\n`);
     return result;
   } catch (error) {
@@ -486,12 +490,11 @@ async function saveTextModel(
   folder: string,
   experiment: LmExperiment,
   model: AudioLlm,
-  parameters: Map<string, FloatTensor>,
-  tokenizer: Tokenizer,
+  { parameters, tokenizer, chatTemplate }: Omit<Pretrained, 'config'>,
 ): Promise<void> {
   const isDense = (model.ffn ?? []).every(({ kind }) => kind === 'dense');
   await writeFolderAtomic(folder, async (aside) => {
-    if (isDense) return saveLlm(aside, { config: model.llm, parameters, tokenizer });
+    if (isDense) return saveLlm(aside, { config: model.llm, parameters, tokenizer, chatTemplate });
     await saveTokenizer(aside, tokenizer);
     await writeSafetensors(join(aside, 'weights.safetensors'), parameters, { format: 'pt' });
     await writeFileAtomic(join(aside, 'lm.yaml'), formatLm(experiment));

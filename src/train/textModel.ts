@@ -191,7 +191,10 @@ export interface TextModel {
 }
 
 /** A pretrained model as it is. */
-export type Pretrained = Pick<Awaited<ReturnType<typeof loadLlm>>, 'config' | 'parameters' | 'tokenizer'>;
+export type Pretrained = Pick<
+  Awaited<ReturnType<typeof loadLlm>>,
+  'config' | 'parameters' | 'tokenizer' | 'chatTemplate'
+>;
 
 /** Loads the model that a run begins with; a new one is not there yet. */
 export async function pretrained({ llm }: Pick<LmExperiment, 'llm'>): Promise<Pretrained | undefined> {
