@@ -11,47 +11,30 @@ import { ConfigError } from '../config/configError.ts';
 import type { LmExperiment } from '../config/lmSchema.ts';
 import { selectNames } from '../config/patterns.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
-import { type Engine, EngineError } from '../engine/engine.ts';
+import type { Engine } from '../engine/engine.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { describeHeld, type HeldByLayers, heldByLayers } from '../ffn/accounting.ts';
 import type { FeedForwardLayer } from '../ffn/config.ts';
 import { isHashTable } from '../ffn/parameters.ts';
 import { writeSafetensors } from '../llm/safetensors.ts';
-import { type FloatTensor, parameterHash, saveLlm, saveTokenizer } from '../llm/weights.ts';
+import { parameterHash, saveLlm, saveTokenizer } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { simplify } from '../tensor/passes.ts';
 import { countFlops } from '../tensor/print.ts';
-import {
-  type Checkpoint,
-  CheckpointError,
-  newestCheckpoint,
-  type ReadCheckpoint,
-  saveCheckpoint,
-  type TrainingProgress,
-} from './checkpoint.ts';
+import { CheckpointError, newestCheckpoint } from './checkpoint.ts';
 import { withCheckpoint } from './failure.ts';
 import { markRunning } from './lastRun.ts';
-import { answerBatch, answerObjective } from './loss.ts';
+import { answerObjective } from './loss.ts';
 import { type Findings, type ModelName, readFindings, writeFindings } from './measurements.ts';
-import { openMetrics, peakResidentMB, routingMetrics } from './metrics.ts';
-import { dataOrder } from './order.ts';
-import {
-  lossProgram,
-  type Perplexity,
-  perplexityOf,
-  type Sequences,
-  sequencesOf,
-  textShape,
-} from './perplexity.ts';
+import { lossProgram, type Perplexity, perplexityOf, sequencesOf, textShape } from './perplexity.ts';
+import { located, type Measure, type Phase, runPhases } from './phases.ts';
 import { reconstructed, reconstructionObjective } from './reconstruction.ts';
-import { learningRateAt, type Schedule } from './schedule.ts';
 import type { Watch } from './setup.ts';
 import { pick } from './stage.ts';
-import { gradientProgram, NonFiniteError, type Objective } from './step.ts';
+import { gradientProgram } from './step.ts';
 import { type Pretrained, pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
-import { trainingState } from './trainingState.ts';
 
 /** A measurement of the model on held-out text. */
 export interface Measured extends Perplexity {
@@ -205,8 +188,8 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
     if (dense !== undefined) await measureOnce('dense', dense);
     const begun = given === undefined ? 'initial' : dense === undefined ? 'dense' : 'converted';
     await measureOnce(begun, { model, parameters });
-    const work = { engine, model, parameters, phases, training, options, configHash, checkpoint, measure };
-    if (!(await runPhases(experiment, work))) return undefined;
+    const work = { engine, model, parameters, phases, training, configHash, checkpoint, measure, watch };
+    if (!(await runPhases(experiment, { ...work, interrupted: options.interrupted }))) return undefined;
     const { feedForward } = findings;
     const result: LmResult = {
       name: experiment.name,
@@ -290,183 +273,6 @@ function flopsOf(
     forward: countFlops(simplify(lossProgram(model, parameters, shape))),
     training: countFlops(simplify(training)),
   };
-}
-
-interface Phase {
-  readonly name: 'reconstructed' | 'trained';
-  readonly objective: Objective;
-  /** The parameters that train. */
-  readonly names: ReadonlySet<string>;
-  readonly schedule: Schedule;
-}
-
-type Measure = (
-  name: ModelName,
-  own: { model: AudioLlm; parameters: ParameterTensors },
-  feedForward?: Readonly<Record<string, number>>,
-) => Promise<void>;
-
-interface Work {
-  readonly engine: Engine;
-  readonly model: AudioLlm;
-  /** Changed as training goes on. */
-  readonly parameters: Map<string, FloatTensor>;
-  readonly phases: readonly Phase[];
-  readonly training: Sequences;
-  readonly options: LmOptions;
-  readonly configHash: string;
-  readonly checkpoint: ReadCheckpoint | undefined;
-  readonly measure: Measure;
-}
-
-/** @returns false where it was interrupted */
-async function runPhases(experiment: LmExperiment, work: Work): Promise<boolean> {
-  const { parameters, phases, model, options, configHash, checkpoint, measure } = work;
-  const { dir } = experiment.run;
-  const ever = new Set(phases.flatMap(({ names }) => [...names]));
-  if (checkpoint !== undefined) {
-    options.watch.note(`going on after step ${checkpoint.progress.step}`);
-    for (const [name, tensor] of checkpoint.parameters) parameters.set(name, tensor);
-  }
-  let progress: TrainingProgress = checkpoint?.progress ?? {
-    version: 1,
-    step: 0,
-    stage: 0,
-    stageStep: 0,
-    drawn: 0,
-    updates: 0,
-    tokensSeen: 0,
-    seed: experiment.seed,
-    configHash,
-    frozenHash: parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name)))),
-  };
-  let moments = checkpoint?.moments ?? new Map<string, FloatTensor>();
-  const log = await openMetrics(join(dir, 'metrics.jsonl'), progress.step);
-  const save = async (state: Omit<Checkpoint, 'parameters'>) => {
-    await saveCheckpoint(join(dir, 'checkpoints'), { ...state, parameters: pick(parameters, ever) }, 1);
-  };
-  try {
-    for (const [index, phase] of phases.entries()) {
-      if (index < progress.stage) continue;
-      const done = await runPhase(experiment, { ...work, phase, progress, moments, log, save });
-      if (done === undefined) return false;
-      await measure(phase.name, { model, parameters }, done.feedForward);
-      progress = { ...done.progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
-      moments = new Map();
-      await save({ progress, moments });
-    }
-  } finally {
-    log.close();
-  }
-  return true;
-}
-
-async function runPhase(
-  { seed, train }: LmExperiment,
-  {
-    engine,
-    model,
-    parameters,
-    phase,
-    training,
-    options,
-    progress: start,
-    moments,
-    log,
-    save,
-  }: Work & {
-    phase: Phase;
-    progress: TrainingProgress;
-    moments: ParameterTensors;
-    log: Awaited<ReturnType<typeof openMetrics>>;
-    save: (state: Omit<Checkpoint, 'parameters'>) => Promise<void>;
-  },
-): Promise<
-  { progress: TrainingProgress; feedForward: Readonly<Record<string, number>> | undefined } | undefined
-> {
-  const { watch, interrupted = () => false } = options;
-  const shape = textShape(train.batchSize, train.sequenceLength);
-  const order = dataOrder(seed, phase.name, training.count, train.batchSize);
-  const state = await trainingState(
-    {
-      engine,
-      objective: phase.objective,
-      trainable: pick(parameters, phase.names),
-      frozen: new Map([...parameters].filter(([name]) => !phase.names.has(name))),
-      optimizer: train.optimizer,
-      clipNorm: train.clipNorm,
-      accumulate: 1,
-    },
-    moments.size === 0 ? undefined : { updates: start.updates, moments },
-  ).catch((error: unknown) => {
-    throw located(error, `the step of ${phase.name === 'trained' ? 'training' : 'reconstruction'}`);
-  });
-  const bar = watch.progress(phase.name === 'trained' ? 'training' : 'reconstructing', phase.schedule.steps);
-  let progress = start;
-  let feedForward: Readonly<Record<string, number>> | undefined;
-  const takeOver = async () => {
-    for (const [name, { dtype, shape: own, data }] of await state.parameters())
-      parameters.set(name, { dtype, shape: own, data: data.slice() });
-  };
-  try {
-    while (progress.stageStep < phase.schedule.steps) {
-      const began = performance.now();
-      const rows = order.batch(progress.drawn).map((at) => training.row(at));
-      const batch = answerBatch(model, shape, rows);
-      const learningRate = learningRateAt(progress.stageStep, phase.schedule);
-      const { loss, gradientNorm, statistics } = await state
-        .step([batch], learningRate)
-        .catch((error: unknown) => {
-          const read = rows.map(({ id }) => id).join(', ');
-          throw located(error, `step ${progress.step + 1} (${phase.name}; ${read})`);
-        });
-      const stepMs = performance.now() - began;
-      progress = {
-        ...progress,
-        step: progress.step + 1,
-        stageStep: progress.stageStep + 1,
-        drawn: progress.drawn + 1,
-        updates: progress.updates + 1,
-        tokensSeen: progress.tokensSeen + batch.tokens,
-      };
-      const tokensPerSecond = Math.round((1000 * batch.tokens) / stepMs);
-      const routing = routingMetrics(statistics);
-      feedForward = routing.feedForward ?? feedForward;
-      log.append({
-        step: progress.step,
-        stage: phase.name,
-        loss,
-        learningRate,
-        gradientNorm,
-        ...routing,
-        tokens: batch.tokens,
-        tokensPerSecond,
-        stepMs,
-        peakResidentMB: peakResidentMB(),
-      });
-      bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
-      const ends = progress.stageStep === phase.schedule.steps;
-      const stopped = !ends && interrupted();
-      if (stopped || (!ends && progress.step % train.checkpointEvery === 0)) {
-        await takeOver();
-        await save({ progress, moments: (await state.optimizer()).moments });
-      }
-      if (stopped) return undefined;
-    }
-    await takeOver();
-    return { progress, feedForward };
-  } finally {
-    bar.stop();
-    await state.dispose();
-  }
-}
-
-/** The error with its place; what an engine says stays an engine's error. */
-function located(error: unknown, where: string): unknown {
-  if (!(error instanceof Error)) return error;
-  const message = `${where}: ${error.message}`;
-  if (error instanceof EngineError) return new EngineError(message, { cause: error });
-  return error instanceof NonFiniteError ? new NonFiniteError(message, { cause: error }) : error;
 }
 
 /** What decides the numbers: the configuration, the text in its tokens, and the model that a run begins with. */

@@ -9,14 +9,14 @@ import { loadYaml } from '../../src/config/load.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { denseFeedForward } from '../../src/ffn/feedForward.ts';
 import { languageModel } from '../../src/llm/decoder.ts';
-import { readSafetensors } from '../../src/llm/safetensors.ts';
+import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
 import { loadLlm } from '../../src/llm/weights.ts';
 import { interpret } from '../../src/tensor/interpret.ts';
 import { frozen } from '../../src/tensor/parameters.ts';
 import { simplify } from '../../src/tensor/passes.ts';
 import { countFlops } from '../../src/tensor/print.ts';
 import type { Value } from '../../src/tensor/program.ts';
-import type { Tensor } from '../../src/tensor/tensor.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { CheckpointError } from '../../src/train/checkpoint.ts';
 import { answerBatch, answerObjective } from '../../src/train/loss.ts';
@@ -470,6 +470,21 @@ describe('a run that was stopped', () => {
     expect(step).toBe(1);
     expect(await readdir(join(folderOf('over'), 'checkpoints'))).toEqual(['step-000001']);
     expect(comparable(await finished('over', overrides()))).toEqual(comparable(whole));
+  });
+});
+
+describe('a loss that is no number', () => {
+  it('names the model that was measured, and nothing is written as finished', async () => {
+    const broken = folderOf('broken model');
+    await cp(dense.model, broken, { recursive: true });
+    const weights = await readSafetensors(join(broken, 'model.safetensors'));
+    weights.set('model.norm.weight', float32([16], new Float32Array(16).fill(1e38)));
+    await writeSafetensors(join(broken, 'model.safetensors'), weights, { format: 'pt' });
+    const attempt = run('diverging', [`llm={ kind: pretrained, from: ${broken} }`]);
+    await expect(attempt).rejects.toThrow(
+      /^measuring the dense model: the loss on the held-out text is (NaN|Infinity)/,
+    );
+    expect(await readdir(folderOf('diverging'))).toEqual(['config.yaml', 'skipped.json']);
   });
 });
 
