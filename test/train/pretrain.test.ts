@@ -575,12 +575,6 @@ describe('what cannot be', () => {
     await expect(attempt).rejects.toBeInstanceOf(ConfigError);
   });
 
-  it.each(['debian', 'convert'])('configs/lm/%s.yaml is none of it', async (name) => {
-    const { train, corpus } = await loadYaml(`configs/lm/${name}.yaml`, lmSchema);
-    expect(train.steps).toBeGreaterThan(0);
-    expect(corpus).toMatchObject({ heldOut: 0.1, mostMB: 12, cache: 'data/text' });
-  });
-
   it('names file, line and column', async () => {
     const path = folderOf('bad.yaml');
     const yaml = readFileSync(world.config, 'utf8').replace('heads: 2', 'heads: 3');
