@@ -2,7 +2,8 @@
 export { loadEncoder } from './audio/encoder.ts';
 export { extractFeatures, type FeatureConfig } from './audio/features.ts';
 export { encodeWav, readWaveform, type Waveform } from './audio/waveform.ts';
-export { loadExperiment } from './config/load.ts';
+export { type LmExperiment, lmSchema } from './config/lmSchema.ts';
+export { loadExperiment, loadYaml } from './config/load.ts';
 export type { Experiment } from './config/schema.ts';
 export { type Example, readManifest, writeManifest } from './data/manifest.ts';
 export type { Engine, Executable } from './engine/engine.ts';
@@ -36,4 +37,6 @@ export { type AskResult, askClip, type LoadedAudioLlm, loadAudioLlm } from './tr
 export { runEvaluation } from './train/evaluateRun.ts';
 export { exportAudioLlm, exportLlm } from './train/export.ts';
 export { exportOnnx } from './train/exportOnnx.ts';
+export { perplexityOf, sequencesOf } from './train/perplexity.ts';
+export { type LmResult, runLm } from './train/pretrain.ts';
 export { runTraining } from './train/run.ts';

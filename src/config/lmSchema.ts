@@ -151,6 +151,12 @@ export const lmSchema = z
         message:
           'a new model has no feed-forward layers that others could learn from; it takes llm.kind: pretrained',
       });
+    else if (reconstruct !== null && [llm.ffn].flat().every(({ kind }) => kind === 'dense'))
+      context.addIssue({
+        code: 'custom',
+        path: ['reconstruct'],
+        message: 'every feed-forward layer is the one that the model has; llm.ffn says what takes its place',
+      });
   });
 
 /** A fully resolved run of `palkit lm`. */

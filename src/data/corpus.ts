@@ -71,7 +71,9 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
   let [beyond, repeatedCharacters] = [0, 0];
   const take = async (isHeldOut: boolean): Promise<CorpusFile[]> => {
     const most =
-      mostMB === null ? Number.POSITIVE_INFINITY : 1e6 * mostMB * (isHeldOut ? heldOut : 1 - heldOut);
+      mostMB === null
+        ? Number.POSITIVE_INFINITY
+        : Math.round(1e6 * mostMB * (isHeldOut ? heldOut : 1 - heldOut));
     const taken: CorpusFile[] = [];
     let characters = 0;
     for (const { path, share } of ordered) {
@@ -80,7 +82,10 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
         beyond++;
         continue;
       }
-      const { text, repeated } = unseenParagraphs(await textOf(path), seen, most - characters);
+      const whole = await textOf(path).catch((error: Error) => {
+        throw new ConfigError(`${path}: ${error.message}; it changed while the corpus was read`);
+      });
+      const { text, repeated } = unseenParagraphs(whole, seen, most - characters);
       repeatedCharacters += repeated;
       characters += text.length;
       if (text !== '') taken.push({ path, text });
@@ -134,7 +139,7 @@ async function textOf(path: string): Promise<string> {
   }
 }
 
-/** The paragraphs that have not been seen, which now have, until there are so many characters. */
+/** The paragraphs that have not been seen, which now have: at most so many characters. */
 function unseenParagraphs(
   whole: string,
   seen: Set<string>,
@@ -155,5 +160,10 @@ function unseenParagraphs(
       characters += paragraph.length;
     }
   }
-  return { text: kept.join('\n\n'), repeated };
+  // Cut between characters, not within one.
+  const text = kept
+    .join('\n\n')
+    .slice(0, most)
+    .replace(/[\ud800-\udbff]$/, '');
+  return { text, repeated };
 }

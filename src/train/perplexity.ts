@@ -7,6 +7,7 @@ import { frozen, type ParameterTensors } from '../tensor/parameters.ts';
 import type { Program } from '../tensor/program.ts';
 import { trace } from '../tensor/trace.ts';
 import { answerBatch, answerObjective } from './loss.ts';
+import { NonFiniteError } from './step.ts';
 
 /** A text cut into sequences that each predict the token behind every one of theirs; what is left over at the end goes. */
 export interface Sequences {
@@ -17,7 +18,7 @@ export interface Sequences {
 /** @param length tokens of a sequence */
 export function sequencesOf(ids: Int32Array, length: number): Sequences {
   return {
-    count: Math.floor((ids.length - 1) / length),
+    count: Math.max(0, Math.floor((ids.length - 1) / length)),
     row: (at) => {
       const start = at * length;
       const tokens = [...ids.subarray(start, start + length)];
@@ -49,6 +50,7 @@ export interface Perplexity {
 /**
  * The perplexity of a model on text. Each token counts alike, and is predicted from what stands before it in its own
  * sequence. Where there are more tokens than are wanted, sequences are drawn at random, for every model the same.
+ * @throws NonFiniteError when a loss is no number
  */
 export async function perplexityOf(
   { engine, model, parameters }: { engine: Engine; model: AudioLlm; parameters: ParameterTensors },
@@ -75,5 +77,6 @@ export async function perplexityOf(
     await executable.dispose();
   }
   const nll = total / tokens;
+  if (!Number.isFinite(nll)) throw new NonFiniteError(`the loss on the held-out text is ${nll}`);
   return { perplexity: Math.exp(nll), nll, tokens };
 }

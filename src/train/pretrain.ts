@@ -4,7 +4,7 @@
  * have learned.
  */
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { ConfigError } from '../config/configError.ts';
@@ -18,42 +18,27 @@ import { describeHeld, type HeldByLayers, heldByLayers } from '../ffn/accounting
 import type { FeedForwardLayer } from '../ffn/config.ts';
 import { isHashTable } from '../ffn/parameters.ts';
 import { writeSafetensors } from '../llm/safetensors.ts';
-import type { Tokenizer } from '../llm/tokenizer.ts';
-import { type FloatTensor, parameterHash, saveLlm, saveTokenizer } from '../llm/weights.ts';
+import { parameterHash, saveLlm, saveTokenizer } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { simplify } from '../tensor/passes.ts';
 import { countFlops } from '../tensor/print.ts';
-import {
-  type Checkpoint,
-  CheckpointError,
-  newestCheckpoint,
-  saveCheckpoint,
-  type TrainingProgress,
-} from './checkpoint.ts';
-import { answerBatch, answerObjective } from './loss.ts';
-import { openMetrics, peakResidentMB, routingMetrics } from './metrics.ts';
-import { dataOrder } from './order.ts';
-import {
-  lossProgram,
-  type Perplexity,
-  perplexityOf,
-  type Sequences,
-  sequencesOf,
-  textShape,
-} from './perplexity.ts';
+import { CheckpointError, newestCheckpoint } from './checkpoint.ts';
+import { withCheckpoint } from './failure.ts';
+import { markRunning } from './lastRun.ts';
+import { answerObjective } from './loss.ts';
+import { type Findings, type ModelName, readFindings, writeFindings } from './measurements.ts';
+import { lossProgram, type Perplexity, perplexityOf, sequencesOf, textShape } from './perplexity.ts';
+import { located, type Measure, type Phase, runPhases } from './phases.ts';
 import { reconstructed, reconstructionObjective } from './reconstruction.ts';
-import { learningRateAt, type Schedule } from './schedule.ts';
-import { RunError, type Watch } from './setup.ts';
+import type { Watch } from './setup.ts';
 import { pick } from './stage.ts';
-import { gradientProgram, type Objective } from './step.ts';
-import { pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
-import { trainingState } from './trainingState.ts';
+import { gradientProgram } from './step.ts';
+import { type Pretrained, pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
 
 /** A measurement of the model on held-out text. */
 export interface Measured extends Perplexity {
-  /** `dense`: as it was; `converted`; `reconstructed`; `initial`: new and untrained; `trained` */
-  readonly model: 'dense' | 'converted' | 'reconstructed' | 'initial' | 'trained';
+  readonly model: ModelName;
   /** nll in bits, by the bytes of the held-out text: comparable between tokenizers. */
   readonly bitsPerByte: number;
 }
@@ -67,11 +52,13 @@ export interface LmResult {
   readonly activeParameters: number;
   /** Of the programs that run: forward, and forward and backward without the update. */
   readonly flopsPerToken: { readonly forward: number; readonly training: number };
+  /** Of the training, without those of reconstruction. */
   readonly steps: number;
   /** Tokens trained on. */
   readonly tokens: number;
-  /** Of the whole training. */
+  /** Of the training, without reconstruction. */
   readonly flops: number;
+  /** Of the process that ended the run. */
   readonly seconds: number;
   /** How tokens chose in the last step; of layers that choose alone. */
   readonly feedForward?: Readonly<Record<string, number>>;
@@ -87,12 +74,24 @@ export interface LmOptions {
   readonly interrupted?: () => boolean;
 }
 
-/** @returns undefined where the run was interrupted; it is saved */
+/**
+ * @returns undefined where the run was interrupted; it is saved
+ * @throws the errors of every part, each naming what is wrong, where, and what to do
+ */
 export async function runLm(experiment: LmExperiment, options: LmOptions): Promise<LmResult | undefined> {
+  const { dir } = experiment.run;
+  await mkdir(dir, { recursive: true });
+  const unmark = await markRunning(dir, options.watch.note);
+  try {
+    return await trainAndMeasure(experiment, options);
+  } finally {
+    unmark();
+  }
+}
+
+async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Promise<LmResult | undefined> {
   const { watch } = options;
   const { run, train, evaluate } = experiment;
-  await mkdir(run.dir, { recursive: true });
-  await writeFileAtomic(join(run.dir, 'config.yaml'), formatLm(experiment));
   const given = await pretrained(experiment);
   const text = await tokenizedText(experiment, given?.tokenizer, watch);
   const { facts, tokenizer } = text;
@@ -120,27 +119,49 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
         `train.sequenceLength: ${length}: the text that is ${side} is shorter than one sequence`,
       );
   for (const line of describeHeld(heldByLayers(model.ffn ?? [], model.llm))) watch.note(line);
+  const trainable = trained(experiment, parameters);
+  const checkpoints = join(run.dir, 'checkpoints');
+  const configHash = hashOf(experiment, text.hash, given);
+  const checkpoint = options.resume ? await newestCheckpoint(checkpoints, watch.note) : undefined;
+  if (checkpoint !== undefined && checkpoint.progress.configHash !== configHash)
+    throw new CheckpointError(
+      `${checkpoints}: the checkpoint is of another configuration, text or pretrained model: set run.dir to another folder, or start over with --resume never`,
+    );
+  let findings: Findings =
+    checkpoint === undefined ? { configHash, measured: [] } : await readFindings(run.dir, configHash);
+  // What a run before left would be taken for this one's.
+  if (!options.resume) await rm(checkpoints, { recursive: true, force: true });
+  if (checkpoint === undefined) await rm(join(run.dir, 'result.json'), { force: true });
+  await writeFileAtomic(join(run.dir, 'config.yaml'), formatLm(experiment));
 
   const engine = await engineOf(experiment);
   const began = performance.now();
   try {
-    const measured: Measured[] = [];
     const bitsPerToken = text.heldOut.length / text.heldOutBytes / Math.LN2;
-    const measure = async (
-      name: Measured['model'],
-      own: { model: AudioLlm; parameters: ParameterTensors },
-    ) => {
-      const bar = watch.progress(`measuring (${name})`, Math.ceil(evaluate.tokens / length));
-      const found = await perplexityOf(
+    const measure: Measure = async (name, own, feedForward) => {
+      const bar = watch.progress(
+        `measuring (${name})`,
+        Math.min(heldOut.count, Math.ceil(evaluate.tokens / length)),
+      );
+      const { nll, tokens } = await perplexityOf(
         { engine, ...own },
         heldOut,
         { batchSize: train.batchSize, length, mostTokens: evaluate.tokens },
         (done) => bar.update(done),
-      ).finally(() => bar.stop());
-      measured.push({ model: name, ...found, bitsPerByte: found.nll * bitsPerToken });
+      )
+        .catch((error: unknown) => {
+          throw located(error, `measuring the ${name} model`);
+        })
+        .finally(() => bar.stop());
+      const others = findings.measured.filter(({ model: other }) => other !== name);
+      const measured = [...others, { model: name, nll, tokens, bitsPerByte: nll * bitsPerToken }];
+      findings = { ...findings, measured, ...(feedForward && { feedForward }) };
+      await writeFindings(run.dir, findings);
+    };
+    const measureOnce: Measure = async (name, own) => {
+      if (findings.measured.every(({ model: other }) => other !== name)) await measure(name, own);
     };
     const shape = textShape(train.batchSize, length);
-    const trainable = trained(experiment, parameters);
     const flops = flopsOf(model, parameters, trainable, shape);
     const steps = train.steps ?? Math.floor((train.flops ?? 0) / flops.training);
     if (train.steps === null && steps === 0)
@@ -153,8 +174,6 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
         names: reconstructed(model, parameters),
         schedule: { ...experiment.reconstruct, finalLearningRate: 0 },
       });
-    else if (experiment.reconstruct !== null)
-      throw new ConfigError('reconstruct: every feed-forward layer is the one that the model has (llm.ffn)');
     if (steps > 0)
       phases.push({
         name: 'trained',
@@ -166,22 +185,16 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
       `${millions(countOf(parameters))} M parameters; ${(flops.forward / shape.targets / 1e6).toFixed(2)} MFLOP a token forward, ` +
         `${(flops.training / shape.targets / 1e6).toFixed(2)} in training; ${steps} steps, ${millions(steps * shape.targets)} M tokens, ${((steps * flops.training) / 1e12).toFixed(2)} TFLOP`,
     );
-    if (dense !== undefined) await measure('dense', dense);
-    await measure(dense === undefined ? 'initial' : 'converted', { model, parameters });
-    const done = await runPhases(experiment, {
-      engine,
-      model,
-      parameters,
-      phases,
-      training,
-      options,
-      measure,
-    });
-    if (done === undefined) return undefined;
+    if (dense !== undefined) await measureOnce('dense', dense);
+    const begun = given === undefined ? 'initial' : dense === undefined ? 'dense' : 'converted';
+    await measureOnce(begun, { model, parameters });
+    const work = { engine, model, parameters, phases, training, configHash, checkpoint, measure, watch };
+    if (!(await runPhases(experiment, { ...work, interrupted: options.interrupted }))) return undefined;
+    const { feedForward } = findings;
     const result: LmResult = {
       name: experiment.name,
       seed: experiment.seed,
-      measured,
+      measured: findings.measured.map((own) => ({ ...own, perplexity: Math.exp(own.nll) })),
       parameters: countOf(parameters),
       activeParameters: countOf(parameters) - unused(model.ffn ?? [], model.llm.hiddenSize),
       flopsPerToken: { forward: flops.forward / shape.targets, training: flops.training / shape.targets },
@@ -189,17 +202,25 @@ export async function runLm(experiment: LmExperiment, options: LmOptions): Promi
       tokens: steps * shape.targets,
       flops: steps * flops.training,
       seconds: (performance.now() - began) / 1000,
-      ...(done.feedForward && { feedForward: done.feedForward }),
+      ...(feedForward && { feedForward }),
       held: heldByLayers(model.ffn ?? [], model.llm),
       text: { ...facts, skipped: facts.skipped.length },
     };
-    await saveTextModel(join(run.dir, 'model'), experiment, model, parameters, tokenizer);
+    const chatTemplate = given?.chatTemplate ?? null;
+    await saveTextModel(join(run.dir, 'model'), experiment, model, { parameters, tokenizer, chatTemplate });
     await writeFileAtomic(join(run.dir, 'result.json'), `${JSON.stringify(result, null, 2)}\n`);
     return result;
+  } catch (error) {
+    throw await withCheckpoint(error, checkpoints, true, fieldNames);
   } finally {
     await engine.dispose();
   }
 }
+
+const fieldNames = {
+  smaller: 'train.batchSize or train.sequenceLength',
+  checkpoints: 'train.checkpointEvery',
+};
 
 export function formatLm(experiment: LmExperiment): string {
   return stringify(experiment, { lineWidth: 0, aliasDuplicateObjects: false });
@@ -254,194 +275,16 @@ function flopsOf(
   };
 }
 
-interface Phase {
-  readonly name: 'reconstructed' | 'trained';
-  readonly objective: Objective;
-  /** The parameters that train. */
-  readonly names: ReadonlySet<string>;
-  readonly schedule: Schedule;
-}
-
-interface Work {
-  readonly engine: Engine;
-  readonly model: AudioLlm;
-  /** Changed as training goes on. */
-  readonly parameters: Map<string, FloatTensor>;
-  readonly phases: readonly Phase[];
-  readonly training: Sequences;
-  readonly options: LmOptions;
-  readonly measure: (
-    name: Measured['model'],
-    own: { model: AudioLlm; parameters: ParameterTensors },
-  ) => Promise<void>;
-}
-
-/** @returns undefined where it was interrupted */
-async function runPhases(
-  experiment: LmExperiment,
-  work: Work,
-): Promise<{ feedForward: Readonly<Record<string, number>> | undefined } | undefined> {
-  const { parameters, phases, model, options, measure } = work;
-  const checkpoints = join(experiment.run.dir, 'checkpoints');
-  const ever = new Set(phases.flatMap(({ names }) => [...names]));
-  const frozenHash = parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name))));
-  const hash = hashOf(experiment);
-  const checkpoint = options.resume ? await newestCheckpoint(checkpoints, options.watch.note) : undefined;
-  if (checkpoint !== undefined) {
-    if (checkpoint.progress.configHash !== hash || checkpoint.progress.frozenHash !== frozenHash)
-      throw new CheckpointError(
-        `${checkpoints}: the checkpoint is of another configuration or text: set run.dir to another folder, or start over with --resume never`,
-      );
-    options.watch.note(`going on after step ${checkpoint.progress.step}`);
-    for (const [name, tensor] of checkpoint.parameters) parameters.set(name, tensor);
-  }
-  let progress: TrainingProgress = checkpoint?.progress ?? {
-    version: 1,
-    step: 0,
-    stage: 0,
-    stageStep: 0,
-    drawn: 0,
-    updates: 0,
-    tokensSeen: 0,
-    seed: experiment.seed,
-    configHash: hash,
-    frozenHash,
-  };
-  let moments = checkpoint?.moments ?? new Map<string, FloatTensor>();
-  let feedForward: Readonly<Record<string, number>> | undefined;
-  const log = await openMetrics(join(experiment.run.dir, 'metrics.jsonl'), progress.step);
-  const save = async (state: Omit<Checkpoint, 'parameters'>) => {
-    await saveCheckpoint(checkpoints, { ...state, parameters: pick(parameters, ever) }, 1);
-  };
-  try {
-    for (const [index, phase] of phases.entries()) {
-      if (index < progress.stage) continue;
-      const done = await runPhase(experiment, { ...work, phase, progress, moments, log, save });
-      if (done === undefined) return undefined;
-      feedForward = done.feedForward ?? feedForward;
-      await measure(phase.name, { model, parameters });
-      progress = { ...done.progress, stage: index + 1, stageStep: 0, drawn: 0, updates: 0 };
-      moments = new Map();
-      await save({ progress, moments });
-    }
-  } finally {
-    log.close();
-  }
-  return { feedForward };
-}
-
-async function runPhase(
-  { seed, train }: LmExperiment,
-  {
-    engine,
-    model,
-    parameters,
-    phase,
-    training,
-    options,
-    progress: start,
-    moments,
-    log,
-    save,
-  }: Work & {
-    phase: Phase;
-    progress: TrainingProgress;
-    moments: ParameterTensors;
-    log: Awaited<ReturnType<typeof openMetrics>>;
-    save: (state: Omit<Checkpoint, 'parameters'>) => Promise<void>;
-  },
-): Promise<
-  { progress: TrainingProgress; feedForward: Readonly<Record<string, number>> | undefined } | undefined
-> {
-  const { watch, interrupted = () => false } = options;
-  const shape = textShape(train.batchSize, train.sequenceLength);
-  const order = dataOrder(seed, phase.name, training.count, train.batchSize);
-  const state = await trainingState(
-    {
-      engine,
-      objective: phase.objective,
-      trainable: pick(parameters, phase.names),
-      frozen: new Map([...parameters].filter(([name]) => !phase.names.has(name))),
-      optimizer: train.optimizer,
-      clipNorm: train.clipNorm,
-      accumulate: 1,
-    },
-    moments.size === 0 ? undefined : { updates: start.updates, moments },
-  );
-  const bar = watch.progress(phase.name === 'trained' ? 'training' : 'reconstructing', phase.schedule.steps);
-  let progress = start;
-  let feedForward: Readonly<Record<string, number>> | undefined;
-  const takeOver = async () => {
-    for (const [name, { dtype, shape: own, data }] of await state.parameters())
-      parameters.set(name, { dtype, shape: own, data: data.slice() });
-  };
-  try {
-    while (progress.stageStep < phase.schedule.steps) {
-      const began = performance.now();
-      const rows = order.batch(progress.drawn).map((at) => training.row(at));
-      const batch = answerBatch(model, shape, rows);
-      const learningRate = learningRateAt(progress.stageStep, phase.schedule);
-      const { loss, gradientNorm, statistics } = await state
-        .step([batch], learningRate)
-        .catch((error: unknown) => {
-          throw located(error, `step ${progress.step + 1} (${phase.name})`);
-        });
-      const stepMs = performance.now() - began;
-      progress = {
-        ...progress,
-        step: progress.step + 1,
-        stageStep: progress.stageStep + 1,
-        drawn: progress.drawn + 1,
-        updates: progress.updates + 1,
-        tokensSeen: progress.tokensSeen + batch.tokens,
-      };
-      const tokensPerSecond = Math.round((1000 * batch.tokens) / stepMs);
-      const routing = routingMetrics(statistics);
-      feedForward = routing.feedForward ?? feedForward;
-      log.append({
-        step: progress.step,
-        stage: phase.name,
-        loss,
-        learningRate,
-        gradientNorm,
-        ...routing,
-        tokens: batch.tokens,
-        tokensPerSecond,
-        stepMs,
-        peakResidentMB: peakResidentMB(),
-      });
-      bar.update(progress.stageStep, { loss: loss.toFixed(3), 'tokens/s': String(tokensPerSecond) });
-      const ends = progress.stageStep === phase.schedule.steps;
-      const stopped = !ends && interrupted();
-      if (stopped || (!ends && progress.step % train.checkpointEvery === 0)) {
-        await takeOver();
-        await save({ progress, moments: (await state.optimizer()).moments });
-      }
-      if (stopped) return undefined;
-    }
-    await takeOver();
-    return { progress, feedForward };
-  } finally {
-    bar.stop();
-    await state.dispose();
-  }
-}
-
-function located(error: unknown, where: string): unknown {
-  return error instanceof Error ? new RunError(`${where}: ${error.message}`, { cause: error }) : error;
-}
-
-/** What decides the numbers. */
-function hashOf({
-  run: _,
-  name: __,
-  train,
-  corpus: { cache: ___, ...corpus },
-  ...rest
-}: LmExperiment): string {
+/** What decides the numbers: the configuration, the text in its tokens, and the model that a run begins with. */
+function hashOf(
+  { run: _, name: __, train, corpus: { cache: ___, ...corpus }, ...rest }: LmExperiment,
+  text: string,
+  given: Pretrained | undefined,
+): string {
   const { checkpointEvery: ____, threads: _____, ...training } = train;
+  const model = given && [given.config, parameterHash(given.parameters)];
   return createHash('sha256')
-    .update(JSON.stringify({ ...rest, corpus, train: training }))
+    .update(JSON.stringify({ ...rest, corpus, train: training, text, model }))
     .digest('hex');
 }
 
@@ -453,12 +296,11 @@ async function saveTextModel(
   folder: string,
   experiment: LmExperiment,
   model: AudioLlm,
-  parameters: Map<string, FloatTensor>,
-  tokenizer: Tokenizer,
+  { parameters, tokenizer, chatTemplate }: Omit<Pretrained, 'config'>,
 ): Promise<void> {
   const isDense = (model.ffn ?? []).every(({ kind }) => kind === 'dense');
   await writeFolderAtomic(folder, async (aside) => {
-    if (isDense) return saveLlm(aside, { config: model.llm, parameters, tokenizer });
+    if (isDense) return saveLlm(aside, { config: model.llm, parameters, tokenizer, chatTemplate });
     await saveTokenizer(aside, tokenizer);
     await writeSafetensors(join(aside, 'weights.safetensors'), parameters, { format: 'pt' });
     await writeFileAtomic(join(aside, 'lm.yaml'), formatLm(experiment));

@@ -2,8 +2,9 @@
  * Feed-forward layers that learn what those gave whose place they take: each alone, on the hidden states of the model as
  * it was, before the whole is trained (the reconstruction of Mixture-of-Channels' fine-tuning, arXiv 2511.09323).
  */
+import { ConfigError } from '../config/configError.ts';
 import { denseFeedForward, type FeedForwards } from '../ffn/feedForward.ts';
-import { isFeedForward } from '../ffn/parameters.ts';
+import { feedForwardLayerOf, isFeedForward, isHashTable } from '../ffn/parameters.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import { forward } from '../pal/audioLlm.ts';
 import { type BatchShape, batchInputs } from '../pal/batch.ts';
@@ -13,14 +14,27 @@ import type { Value } from '../tensor/program.ts';
 import { scope } from '../tensor/trace.ts';
 import type { Objective } from './step.ts';
 
-/** The parameters of a converted model that reconstruction trains: those of the layers that are not dense any more. */
-export function reconstructed({ ffn = [] }: AudioLlm, parameters: ParameterTensors): Set<string> {
+/**
+ * The parameters of a converted model that reconstruction trains: those of the layers that compute something else than
+ * they did.
+ * @throws ConfigError where there are none: layers were dropped, or keep everything that they had
+ */
+export function reconstructed(model: AudioLlm, parameters: ParameterTensors): Set<string> {
   const names = [...parameters.keys()].filter((name) => {
-    if (isFeedForward(name)) return !name.endsWith('.table');
-    const layer = /^model\.layers\.(\d+)\.mlp\./.exec(name)?.[1];
-    return layer !== undefined && ffn[Number(layer)]?.kind !== 'dense';
+    if (isFeedForward(name)) return !isHashTable(name);
+    const layer = feedForwardLayerOf(name);
+    return layer >= 0 && learns(model, layer);
   });
+  if (names.length === 0)
+    throw new ConfigError(
+      'reconstruct: no feed-forward layer has anything to learn: those of llm.ffn are none, or all that they were',
+    );
   return new Set(names);
+}
+
+function learns({ feedForward }: AudioLlm, layer: number): boolean {
+  const own = feedForward(layer);
+  return own !== undefined && own !== denseFeedForward;
 }
 
 /**

@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { ConfigError } from '../config/configError.ts';
 import type { LmExperiment } from '../config/lmSchema.ts';
 import { locate } from '../config/locate.ts';
 import { random } from '../config/random.ts';
@@ -11,15 +12,17 @@ import { type Corpus, type CorpusFile, readCorpus } from '../data/corpus.ts';
 import { feedForwardLayers } from '../ffn/config.ts';
 import { feedForwardOf } from '../ffn/layers.ts';
 import { feedForwardParameters } from '../ffn/parameters.ts';
+import { sharedFrom } from '../ffn/wide.ts';
 import { type DecoderConfig, parameterShapes } from '../llm/config.ts';
 import { plainLlama } from '../llm/families.ts';
 import { initialize } from '../llm/initialize.ts';
+import { ModelError } from '../llm/modelError.ts';
 import { loadTokenizer, type Tokenizer, tokenizerFromJson } from '../llm/tokenizer.ts';
 import { trainTokenizer } from '../llm/trainTokenizer.ts';
 import { type FloatTensor, loadLlm, saveTokenizer } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterSpec } from '../tensor/parameters.ts';
-import { initialParameters, type Watch } from './setup.ts';
+import { initialParameters, RunError, type Watch } from './setup.ts';
 
 /** Token ids one after the other; every file ends in the end-of-text token. */
 export interface TokenizedText {
@@ -29,6 +32,8 @@ export interface TokenizedText {
   /** UTF-8 bytes of the held-out files. */
   readonly heldOutBytes: number;
   readonly facts: TextFacts;
+  /** Of the text and the tokenizer. */
+  readonly hash: string;
 }
 
 /** What the corpus was, for the record. */
@@ -71,16 +76,18 @@ export async function tokenizedText(
     repeatedCharacters: corpus.repeatedCharacters,
   };
   const heldOutBytes = corpus.heldOut.reduce((total, { text }) => total + Buffer.byteLength(text), 0);
-  const folder = join(options.cache, cacheName(corpus, taken, llm.kind === 'new' ? llm.vocabularySize : 0));
+  const hash = hashOf(corpus, taken, llm.kind === 'new' ? llm.vocabularySize : 0);
+  const folder = join(options.cache, hash.slice(0, 16));
   if (!existsSync(folder)) {
     const tokenizer = taken ?? newTokenizer(corpus, llm.kind === 'new' ? llm.vocabularySize : 0);
     const files = [...corpus.training, ...corpus.heldOut];
     const progress = watch.progress('tokenising', files.length);
+    const end = endOf(tokenizer);
     const ids = (part: readonly CorpusFile[], before: number) =>
-      Int32Array.from(
-        part.flatMap(({ text }, at) => {
+      joined(
+        part.map(({ path, text }, at) => {
           progress.update(before + at + 1);
-          return [...tokenizer.encode(tokenizer.escapeSpecial(text)), endOf(tokenizer)];
+          return Int32Array.from([...encoded(tokenizer, text, path), end]);
         }),
       );
     try {
@@ -94,31 +101,61 @@ export async function tokenizedText(
       progress.stop();
     }
   }
-  const read = async (name: string) => {
-    const { buffer, byteOffset, byteLength } = await readFile(join(folder, name));
-    return new Int32Array(buffer.slice(byteOffset, byteOffset + byteLength));
-  };
   const tokenizer = taken ?? (await loadTokenizer(folder));
   return {
     tokenizer,
-    training: await read('training.bin'),
-    heldOut: await read('held-out.bin'),
+    training: await readIds(join(folder, 'training.bin'), tokenizer),
+    heldOut: await readIds(join(folder, 'held-out.bin'), tokenizer),
     heldOutBytes,
     facts,
+    hash,
   };
+}
+
+/** @throws ModelError naming the file whose text has no tokens */
+function encoded(tokenizer: Tokenizer, text: string, path: string): number[] {
+  try {
+    return tokenizer.encode(tokenizer.escapeSpecial(text));
+  } catch (error) {
+    throw error instanceof ModelError ? new ModelError(`${path}: ${error.message}`) : error;
+  }
+}
+
+function joined(parts: readonly Int32Array[]): Int32Array {
+  const all = new Int32Array(parts.reduce((total, { length }) => total + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** @throws RunError for a file that is not what was written there */
+async function readIds(path: string, { size }: Tokenizer): Promise<Int32Array> {
+  const damaged = (reason: string) =>
+    new RunError(`${path}: ${reason}: remove ${dirname(path)}, and the text is tokenised anew`);
+  const { buffer, byteOffset, byteLength } = await readFile(path).catch((error: Error) => {
+    throw damaged(error.message);
+  });
+  if (byteLength % 4 !== 0) throw damaged(`${byteLength} bytes are no token ids`);
+  const ids = new Int32Array(buffer.slice(byteOffset, byteOffset + byteLength));
+  const wrong = ids.find((id) => id < 0 || id >= size);
+  if (wrong !== undefined) throw damaged(`token ${wrong} is none of the tokenizer's ${size}`);
+  return ids;
 }
 
 function charactersOf(files: readonly CorpusFile[]): number {
   return files.reduce((total, { text }) => total + text.length, 0);
 }
 
-function cacheName(corpus: Corpus, taken: Tokenizer | undefined, vocabularySize: number): string {
+function hashOf(corpus: Corpus, taken: Tokenizer | undefined, vocabularySize: number): string {
   const hash = createHash('sha256').update(JSON.stringify([1, taken?.files ?? vocabularySize]));
   for (const part of [corpus.training, corpus.heldOut]) {
     hash.update(`${part.length} files`);
     for (const { text } of part) hash.update(text).update('\0');
   }
-  return hash.digest('hex').slice(0, 16);
+  return hash.digest('hex');
 }
 
 function newTokenizer(corpus: Corpus, vocabularySize: number): Tokenizer {
@@ -133,9 +170,17 @@ function newTokenizer(corpus: Corpus, vocabularySize: number): Tokenizer {
   return tokenizerFromJson(json, specialNames, 'the tokenizer trained on the corpus');
 }
 
-/** What stands behind every file. */
+/**
+ * The token that stands behind every file.
+ * @throws ConfigError for a tokenizer that has none
+ */
 export function endOf({ eosTokenId, bosTokenId }: Tokenizer): number {
-  return eosTokenId ?? bosTokenId ?? 0;
+  const end = eosTokenId ?? bosTokenId;
+  if (end === undefined)
+    throw new ConfigError(
+      'llm: its tokenizer has no end-of-text token (eos_token or bos_token in tokenizer_config.json): nothing can stand between files',
+    );
+  return end;
 }
 
 export interface TextModel {
@@ -146,7 +191,10 @@ export interface TextModel {
 }
 
 /** A pretrained model as it is. */
-export type Pretrained = Pick<Awaited<ReturnType<typeof loadLlm>>, 'config' | 'parameters' | 'tokenizer'>;
+export type Pretrained = Pick<
+  Awaited<ReturnType<typeof loadLlm>>,
+  'config' | 'parameters' | 'tokenizer' | 'chatTemplate'
+>;
 
 /** Loads the model that a run begins with; a new one is not there yet. */
 export async function pretrained({ llm }: Pick<LmExperiment, 'llm'>): Promise<Pretrained | undefined> {
@@ -181,7 +229,7 @@ export function textModel(
   const parameters = initialParameters(model, own, seed, frequencies);
   // Matrices of a feed-forward layer begin alike, whatever its kind: a comparison is to compare nothing else.
   const matrices = [...feedForwardParameters(ffn, config)].flatMap(([name, { shape }]) =>
-    /\.(gate|up|down)_proj\.weight$/.test(name)
+    /\.(gate|up|down)_proj\.weight$/.test(name) && sharedFrom(ffn, own, name) === undefined
       ? [[name, begunAs(name, shape, config, deviation)] as const]
       : [],
   );

@@ -5,8 +5,10 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { ConfigError } from '../../src/config/configError.ts';
+import { lmSchema } from '../../src/config/lmSchema.ts';
 import { formatExperiment, loadExperiment, loadYaml } from '../../src/config/load.ts';
 import { experimentSchema } from '../../src/config/schema.ts';
+import { formatLm } from '../../src/train/pretrain.ts';
 
 let folder: string;
 beforeAll(async () => {
@@ -571,7 +573,11 @@ describe('printing', () => {
 });
 
 describe('the shipped experiments', async () => {
-  const names = (await readdir('configs', { recursive: true })).filter((name) => name.endsWith('.yaml'));
+  const files = (await readdir('configs', { recursive: true })).filter((name) => name.endsWith('.yaml'));
+  // Those in lm/ are no experiments with audio: another schema reads them.
+  const [names, ofText] = [false, true].map((isText) =>
+    files.filter((name) => name.startsWith('lm/') === isText),
+  ) as [string[], string[]];
 
   test('are all there', () => {
     for (const name of ['default', 'prefix', 'delayed', 'attention-only', 'ensemble', 'hybrid']) {
@@ -586,6 +592,14 @@ describe('the shipped experiments', async () => {
     expect(experiment.run.dir).toBe(`runs/${name}`);
     const printed = await write(formatExperiment(experiment), 'printed.yaml');
     expect((await loadExperiment(printed)).experiment).toEqual(experiment);
+  });
+
+  test.each(ofText)('%s loads, is named as its file, and survives printing', async (file) => {
+    const experiment = await loadYaml(join('configs', file), lmSchema);
+    const name = file.replace('.yaml', '').replaceAll('/', '-');
+    expect(experiment.name).toBe(name);
+    expect(experiment.run.dir).toBe(`runs/${name}`);
+    expect(await loadYaml(await write(formatLm(experiment), 'printed.yaml'), lmSchema)).toEqual(experiment);
   });
 
   test('the ensemble is the default', async () => {

@@ -118,6 +118,15 @@ describe("the host's memory that is full", () => {
     );
   });
 
+  it('advises with the fields of the configuration at hand', async () => {
+    const none = join(folder, 'none');
+    const fields = { smaller: 'train.sequenceLength', checkpoints: 'train.checkpointEvery' };
+    const thrown = new RangeError('Array buffer allocation failed');
+    const { message } = (await withCheckpoint(thrown, none, true, fields)) as EngineError;
+    expect(message).toContain('out of memory; lower train.sequenceLength, or give the process more');
+    expect(message).toContain('There is no checkpoint yet (train.checkpointEvery)');
+  });
+
   it('leaves other errors as they are', async () => {
     const error = new RangeError('Invalid array length');
     expect(await withCheckpoint(error, checkpoints(), true)).toBe(error);
