@@ -16,7 +16,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     seeds: { type: 'string', default: '3' },
-    tokens: { type: 'string', default: '600000' },
+    tokens: { type: 'string', default: '400000' },
     folder: { type: 'string', multiple: true, default: ['/usr/share/doc', '/usr/share/common-licenses'] },
     rate: { type: 'string', default: '0.006' },
     only: { type: 'string', multiple: true },
@@ -36,7 +36,7 @@ interface Comparison {
 /** Half of the layers choose among four times the cells of a dense layer, of which a token uses as many as it has. */
 function blocks(): Comparison {
   const cells = 4 * hiddenSize;
-  const sparse = (select: string, parts: number) =>
+  const sparse = (select: string, parts: number, fields: object = {}) =>
     [1, 3].map((layer) => ({
       kind: 'sparse',
       layers: `${layer}..${layer}`,
@@ -44,6 +44,7 @@ function blocks(): Comparison {
       blockSize: cells / parts,
       active: parts,
       select,
+      ...fields,
     }));
   const sizes = [1, 4, 16];
   const over = (select: string) =>
@@ -54,6 +55,7 @@ function blocks(): Comparison {
       dense: { kind: 'dense' },
       [`switch, g = ${cells}`]: sparse('switch', 1),
       ...Object.fromEntries([...over('hash'), ...over('avg-k')]),
+      [`avg-k, g = ${cells / 4}, gate: sigmoid`]: sparse('avg-k', 4, { gate: 'sigmoid' }),
     },
   };
 }
