@@ -115,13 +115,18 @@ const trainSchema = z
     threads: positive.max(1024).default(2).describe('CPU threads inside one operation'),
     checkpointEvery: positive.default(500).describe('Steps between checkpoints'),
   })
-  .superRefine(({ steps, flops }, context) => {
+  .superRefine(({ steps, flops, warmupSteps, learningRate, finalLearningRate }, context) => {
+    const fail = (field: string, message: string) =>
+      context.addIssue({ code: 'custom', path: [field], message });
+    if (steps !== null && steps > 0 && warmupSteps > steps)
+      fail('warmupSteps', `${warmupSteps} steps of warm-up do not fit into ${steps} steps`);
+    if (finalLearningRate > learningRate)
+      fail(
+        'finalLearningRate',
+        `${finalLearningRate} is above learningRate (${learningRate}); the rate only falls`,
+      );
     if ((steps === null) === (flops === null))
-      context.addIssue({
-        code: 'custom',
-        path: ['steps'],
-        message: 'the length of training is either steps or flops: give one of them',
-      });
+      fail('steps', 'the length of training is either steps or flops: give one of them');
   });
 
 export const lmSchema = z

@@ -1,6 +1,6 @@
 /** Text files of folders as a corpus, in which nothing that is held out stands in what is trained on. */
 import { createHash } from 'node:crypto';
-import { lstat, readdir, readFile } from 'node:fs/promises';
+import { lstat, readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
@@ -49,12 +49,19 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
   const { folders, files, heldOut, mostMB } = options;
   const isWanted = files.map((pattern, at) => patternTest(pattern, `corpus.files[${at}]`));
   const paths = new Set<string>();
-  for (const folder of folders)
-    for await (const path of filesBelow(folder)) {
+  const skipped: { path: string; reason: string }[] = [];
+  for (const folder of folders) {
+    const found = await stat(folder).catch(() => undefined);
+    if (found?.isDirectory() !== true)
+      throw new ConfigError(
+        `corpus.folders: ${folder}: is ${found === undefined ? 'not there' : 'no folder'}; name folders of text files`,
+      );
+    for await (const path of filesBelow(folder, skipped)) {
       const name = basename(path).replace(/\.gz$/, '');
       if (isWanted.some((test) => test(name))) paths.add(path);
     }
-  const skipped: { path: string; reason: string }[] = [];
+  }
+  const unreadableFolders = skipped.length;
   const found = new Map<string, { path: string; share: number }>();
   for (const path of [...paths].sort()) {
     const text = await textOf(path).catch((error: unknown) => {
@@ -65,7 +72,7 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
     const key = digest.toString('hex');
     if (!found.has(key)) found.set(key, { path, share: digest.readUInt32BE(0) / 2 ** 32 });
   }
-  const copies = paths.size - skipped.length - found.size;
+  const copies = paths.size - (skipped.length - unreadableFolders) - found.size;
   const ordered = [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, file]) => file);
   const seen = new Set<string>();
   let [beyond, repeatedCharacters] = [0, 0];
@@ -102,16 +109,18 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
   return { training, heldOut: kept, skipped, beyond, copies, repeatedCharacters };
 }
 
-/** Regular files below a folder, by name. */
-async function* filesBelow(folder: string): AsyncGenerator<string> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
-    throw new ConfigError(
-      `corpus.folders: ${folder}: ${(error as NodeJS.ErrnoException).code === 'ENOENT' ? 'is not there' : String(error)}; name folders of text files`,
-    );
+/** Regular files below a folder, by name; folders that cannot be read are noted. */
+async function* filesBelow(
+  folder: string,
+  skipped: { path: string; reason: string }[],
+): AsyncGenerator<string> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((error: Error) => {
+    skipped.push({ path: folder, reason: error.message });
+    return [];
   });
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) yield* filesBelow(path);
+    if (entry.isDirectory()) yield* filesBelow(path, skipped);
     else if (entry.isFile()) yield path;
   }
 }

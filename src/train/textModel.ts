@@ -24,7 +24,7 @@ import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterSpec } from '../tensor/parameters.ts';
 import { initialParameters, RunError, type Watch } from './setup.ts';
 
-/** Token ids one after the other; every file ends in the end-of-text token. */
+/** Token ids one after the other; every file begins as the tokenizer begins a text, and ends in the end-of-text token. */
 export interface TokenizedText {
   readonly tokenizer: Tokenizer;
   readonly training: Int32Array;
@@ -87,7 +87,7 @@ export async function tokenizedText(
       joined(
         part.map(({ path, text }, at) => {
           progress.update(before + at + 1);
-          return Int32Array.from([...encoded(tokenizer, text, path), end]);
+          return Int32Array.from([...tokenizer.beginning, ...encoded(tokenizer, text, path), end]);
         }),
       );
     try {
@@ -150,7 +150,7 @@ function charactersOf(files: readonly CorpusFile[]): number {
 }
 
 function hashOf(corpus: Corpus, taken: Tokenizer | undefined, vocabularySize: number): string {
-  const hash = createHash('sha256').update(JSON.stringify([1, taken?.files ?? vocabularySize]));
+  const hash = createHash('sha256').update(JSON.stringify([2, taken?.files ?? vocabularySize]));
   for (const part of [corpus.training, corpus.heldOut]) {
     hash.update(`${part.length} files`);
     for (const { text } of part) hash.update(text).update('\0');
