@@ -98,6 +98,19 @@ describe('a new dense model', () => {
     }
   });
 
+  it('reads texts as the tokenizer of another model begins and ends them', async () => {
+    const experiment = await world.experiment('llm.tokenizer=models/sound-world');
+    const { training, heldOut, facts } = await tokenizedText(experiment, undefined, silentWatch);
+    const [bos, eos] = [0, 1];
+    for (const [ids, files] of [
+      [training, facts.files.training],
+      [heldOut, facts.files.heldOut],
+    ] as const) {
+      expect([ids[0], ids.at(-1)]).toEqual([bos, eos]);
+      expect([bos, eos].map((id) => ids.filter((own) => own === id).length)).toEqual([files, files]);
+    }
+  });
+
   it('writes every step once, and the same numbers in result.json', () => {
     expect(linesOf('dense').map(({ step }) => step)).toEqual([...Array(150).keys()].map((at) => at + 1));
     expect(JSON.parse(readFileSync(join(folderOf('dense'), 'result.json'), 'utf8'))).toEqual(dense.result);
