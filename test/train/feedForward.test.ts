@@ -117,6 +117,7 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
     await expect(
       exportLlm(dir, join(world.folder, `export-${runs}`), { lora: 'merge', half: false }),
     ).rejects.toThrow(/sparse feed-forward/);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toMatch(/its feed-forward is .*which palkit alone computes/);
   });
 });
 
