@@ -119,7 +119,10 @@ it.each([false, true])(
     const layer = mixtureOf({ active: sizes.intermediateSize, recompute });
     const parameters = new Map(layerParameters(layer));
     for (const name of ['gate_proj', 'up_proj', 'down_proj']) {
-      const [outputs, inputs] = parameters.get(`${prefix}.${name}.weight`)?.shape as [number, number];
+      const [outputs, inputs] = (parameters.get(`${prefix}.${name}.weight`) as Tensor).shape as [
+        number,
+        number,
+      ];
       parameters.set(`lora.${prefix}.${name}.A`, fill(`${name}.A_embed`, [2, inputs]));
       parameters.set(`lora.${prefix}.${name}.B`, fill(`${name}.B_embed`, [outputs, 2]));
     }
@@ -132,7 +135,13 @@ it.each([false, true])(
       const drawn = masks.map(([name, { shape }]): [string, Tensor] => {
         const { uniform } = random(name);
         const count = shape.reduce((product, size) => product * size, 1);
-        return [name, float32(shape, Float32Array.from({ length: count }, () => (uniform() < 0.5 ? 2 : 0)))];
+        return [
+          name,
+          float32(
+            shape,
+            Float32Array.from({ length: count }, () => (uniform() < 0.5 ? 2 : 0)),
+          ),
+        ];
       });
       return interpret(program, { ...feeds, ...Object.fromEntries(drawn) });
     };
