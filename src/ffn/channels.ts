@@ -26,7 +26,7 @@ import {
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
-import { adapterNames, project } from '../tensor/projection.ts';
+import { adapterMask, adapterNames, project } from '../tensor/projection.ts';
 import { recomputed } from '../tensor/recomputed.ts';
 import { float32, int32, type Tensor } from '../tensor/tensor.ts';
 import { named, scope, withGradient } from '../tensor/trace.ts';
@@ -112,7 +112,9 @@ function throughAll(
     const found = parameters.get(name);
     return found === undefined ? [] : [found];
   });
-  const spread = (productTK: Value) => project(put(productTK, keptTK, channels), parameters, down);
+  // Drawn once, for the pass that computes again as well.
+  const mask = adapterMask(parameters, down, gateTF.shape);
+  const spread = (productTK: Value) => project(put(productTK, keptTK, channels), parameters, down, mask);
   if (recompute)
     return recomputed([gateTK, upTK], weights, ([gate, up]) =>
       spread(multiply(silu(gate as Value), up as Value)),

@@ -35,6 +35,14 @@ function layerOf(layer: FeedForwardLayer): FeedForward | undefined {
   }
 }
 
+/** The layer with its weights, where nothing is chosen: every token uses all of them. */
+export function withoutChoice(layer: FeedForwardLayer): FeedForwardLayer {
+  if (layer.kind === 'moc') return { ...layer, active: layer.channels };
+  if (layer.kind !== 'sparse') return layer;
+  const { blocks } = layer;
+  return { ...layer, select: 'hash', balance: 'none', active: blocks, capacityFactor: null };
+}
+
 /** Whether every token keeps every channel: then there is nothing to choose. */
 export function keepsEverything({ active, channels }: ChannelsLayer): boolean {
   return active === channels;
@@ -42,6 +50,6 @@ export function keepsEverything({ active, channels }: ChannelsLayer): boolean {
 
 /** Whether every token uses every block as it is: then there is nothing to choose. */
 export function usesEverything(layer: SparseLayer): boolean {
-  const isWeighted = !('gate' in layer ? layer.gate === 'indicator' : layer.select === 'hash');
+  const isWeighted = layer.select !== 'hash' && !('gate' in layer && layer.gate === 'indicator');
   return layer.active === layer.blocks && !isWeighted && layer.capacityFactor === null;
 }

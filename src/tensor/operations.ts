@@ -3,7 +3,7 @@ import { isHalf } from './precision.ts';
 import { ProgramError, type Value } from './program.ts';
 import { broadcastShapes } from './shapes.ts';
 import { allocate, type DType, type Shape, sameShape, sizeOf, type Tensor, tensor } from './tensor.ts';
-import { dropoutMask, emit } from './trace.ts';
+import { emit } from './trace.ts';
 
 /** A value, or a number that becomes a constant of the other operand's dtype. */
 export type Operand = Value | number;
@@ -154,12 +154,6 @@ export function matmul(
 export function linear(x: Value, weight: Value, bias?: Value): Value {
   const product = matmul(x, weight, { transposeB: true });
   return bias === undefined ? product : add(product, bias);
-}
-
-/** `x` with elements dropped at random inside of `withDropout`, where `name` names its mask; elsewhere `x`. */
-export function dropout(x: Value, name: string): Value {
-  const mask = dropoutMask(name, x.shape);
-  return mask === undefined ? x : multiply(x, mask);
 }
 
 export function reshape(x: Value, shape: Shape): Value {

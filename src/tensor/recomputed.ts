@@ -7,7 +7,7 @@ import { withGradient } from './trace.ts';
 /**
  * `compute(held, parameters)`. Of all that it computes from them, only `held` is kept for the backward pass, which
  * computes the rest again once the gradient is there (Chen et al. 2016, arXiv 1604.06174).
- * @param compute must depend on every value that it is given
+ * @param compute must depend on every value that it is given, and draw no mask of dropout: it would draw another one
  */
 export function recomputed(
   held: readonly Value[],

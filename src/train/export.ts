@@ -6,6 +6,7 @@ import { loadExperiment } from '../config/load.ts';
 import { mustBeEmpty, writeFolderAtomic } from '../config/writeFile.ts';
 import { onnxEngine } from '../engine/onnx/engine.ts';
 import type { FeedForwardLayer } from '../ffn/config.ts';
+import { feedForwardOf, withoutChoice } from '../ffn/layers.ts';
 import { isFeedForward } from '../ffn/parameters.ts';
 import { untied } from '../ffn/wide.ts';
 import { writeAdapter } from '../llm/adapter.ts';
@@ -97,9 +98,11 @@ export async function withLora(
   const shapes = parameterShapes(model.llm);
   const ofLlm = (tensors: ParameterTensors) =>
     new Map([...tensors].filter(([name]) => shapes.has(name) || isAdapter(name) || isFeedForward(name)));
+  // Where scores are close, rounding decides a choice; what is compared is weights.
+  const feedForward = model.ffn ? feedForwardOf(model.ffn.map(withoutChoice)) : model.feedForward;
   const engine = onnxEngine({ threads: experiment.train.threads });
   const error = await mergeError(
-    { config: model.llm, feedForward: model.feedForward, apart: ofLlm(parameters), merged: ofLlm(merged) },
+    { config: model.llm, feedForward, apart: ofLlm(parameters), merged: ofLlm(merged) },
     engine,
   ).finally(() => engine.dispose());
   // Neither is true of what is no number.

@@ -111,7 +111,7 @@ export function modelCard({ experiment, model, llm, parameters, results }: Train
 }
 
 function languageModel({ llm }: Experiment, { lora, ffn = [] }: AudioLlm): string[] {
-  const kinds = { sparse: 'sparse', wide: 'shared', none: 'left out' };
+  const kinds = { sparse: 'sparse', moc: 'a mixture of channels', wide: 'shared', none: 'left out' };
   const others = Object.entries(kinds).flatMap(([kind, what]) => {
     const layers = ffn.flatMap((own, layer) => (own.kind === kind ? [layer] : []));
     return layers.length === 0 ? [] : [`${what} in the layers ${layers.join(', ')}`];

@@ -22,7 +22,7 @@ import {
   type StepOptions,
 } from '../../src/train/step.ts';
 import { trainingState } from '../../src/train/trainingState.ts';
-import { allParameters, attentionOnly, audioLlm, sparseKinds, stream } from '../pal/fixture.ts';
+import { allParameters, attentionOnly, audioLlm, feedForwardKinds, stream } from '../pal/fixture.ts';
 
 const onnx = onnxEngine({ threads: 1 });
 const wasm = await tfjsEngine({ backend: 'wasm' });
@@ -61,11 +61,13 @@ const variants: Record<string, [Stream[], Partial<IntegrationConfig>?, FeedForwa
     [stream('one'), stream('two', { frames: 3, width: 4, integration: prefix(1), connector: latent })],
     { attentionOnlyVisibleToPrefix: false },
   ],
-  ...Object.fromEntries(Object.entries(sparseKinds).map(([kind, ffn]) => [kind, [[stream('one')], {}, ffn]])),
+  ...Object.fromEntries(
+    Object.entries(feedForwardKinds).map(([kind, ffn]) => [kind, [[stream('one')], {}, ffn]]),
+  ),
   'topk that drops, over prefix rows': [
     [stream('one', { integration: prefix(0) })],
     {},
-    { ...sparseKinds.topk, capacityFactor: 0.8 } as FeedForwardConfig,
+    { ...feedForwardKinds.topk, capacityFactor: 0.8 } as FeedForwardConfig,
   ],
 };
 

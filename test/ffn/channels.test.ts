@@ -23,7 +23,7 @@ import { countFlops } from '../../src/tensor/print.ts';
 import type { Program, Value } from '../../src/tensor/program.ts';
 import { schedule } from '../../src/tensor/schedule.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import { trace } from '../../src/tensor/trace.ts';
+import { maskPrefix, trace, withDropout } from '../../src/tensor/trace.ts';
 import { fill } from '../llm/formula.ts';
 import { layerParameters, sizes } from './layer.ts';
 
@@ -112,6 +112,46 @@ it('is the dense layer to the bit where every channel is kept', async () => {
   for (const [name, { data }] of Object.entries(b))
     for (const [at, value] of data.entries()) expect(a[name]?.data[at]).toBeCloseTo(value, 12);
 });
+
+it.each([false, true])(
+  'drops the same inputs of an adapter in both passes, as the dense layer does: recompute %o',
+  (recompute) => {
+    const layer = mixtureOf({ active: sizes.intermediateSize, recompute });
+    const parameters = new Map(layerParameters(layer));
+    for (const name of ['gate_proj', 'up_proj', 'down_proj']) {
+      const [outputs, inputs] = (parameters.get(`${prefix}.${name}.weight`) as Tensor).shape as [
+        number,
+        number,
+      ];
+      parameters.set(`lora.${prefix}.${name}.A`, fill(`${name}.A_embed`, [2, inputs]));
+      parameters.set(`lora.${prefix}.${name}.B`, fill(`${name}.B_embed`, [outputs, 2]));
+    }
+    parameters.set('lora.scale', float32([], [0.5]));
+    const gradientsOf = (feedForward: FeedForward) => {
+      const inTraining: FeedForward = (...given) => withDropout(() => feedForward(...given));
+      const { program, feeds } = gradientProgram(inTraining, parameters);
+      const masks = [...program.inputs].filter(([name]) => name.startsWith(maskPrefix));
+      expect(masks).toHaveLength(3);
+      const drawn = masks.map(([name, { shape }]): [string, Tensor] => {
+        const { uniform } = random(name);
+        const count = shape.reduce((product, size) => product * size, 1);
+        return [
+          name,
+          float32(
+            shape,
+            Float32Array.from({ length: count }, () => (uniform() < 0.5 ? 2 : 0)),
+          ),
+        ];
+      });
+      return interpret(program, { ...feeds, ...Object.fromEntries(drawn) });
+    };
+    const [own, dense] = [gradientsOf(channelsFeedForward(layer)), gradientsOf(denseFeedForward)];
+    // Nothing trains the scale.
+    delete dense['gradient.lora.scale'];
+    for (const [name, { data }] of Object.entries(dense))
+      for (const [at, value] of data.entries()) expect(own[name]?.data[at], name).toBeCloseTo(value, 10);
+  },
+);
 
 it.each(['gate', 'magnitude', 'structured'] as const)(
   'gives the same bits when the backward pass computes SiLU and product again (%s)',

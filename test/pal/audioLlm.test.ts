@@ -22,10 +22,10 @@ import {
   attentionOnly,
   audioFeeds,
   audioLlm,
+  feedForwardKinds,
   ids,
   llm,
   llmParameters,
-  sparseKinds,
   stream,
 } from './fixture.ts';
 
@@ -163,7 +163,7 @@ describe('attention-only integration', () => {
     });
   }
 
-  for (const [name, config] of Object.entries(sparseKinds)) {
+  for (const [name, config] of Object.entries(feedForwardKinds)) {
     it(`proof: no node of a feed-forward layer depends on audio but through attention outputs (${name})`, () => {
       const model = audioLlm([stream('one')], {}, config);
       const types = {

@@ -130,7 +130,7 @@ const router = { balanceLoss: 0.1, zLoss: 0.01 };
 export type Asked = Parameters<typeof feedForwardLayers>[0];
 
 /** One of each kind of feed-forward layer beside the dense one; the LLM has 24 hidden units. */
-export const sparseKinds: Readonly<Record<string, Asked>> = {
+export const feedForwardKinds: Readonly<Record<string, Asked>> = {
   moc: { kind: 'moc', select: 'gate', active: 7, recompute: false },
   'moc, structured': { kind: 'moc', select: 'structured', active: null, recompute: true },
   switch: { ...blocks, select: 'switch', blockSize: 6, active: 1, ...router },

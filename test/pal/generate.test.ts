@@ -16,7 +16,15 @@ import { simplify } from '../../src/tensor/passes.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { type Asked, allParameters, attentionOnly, audioLlm, llm, sparseKinds, stream } from './fixture.ts';
+import {
+  type Asked,
+  allParameters,
+  attentionOnly,
+  audioLlm,
+  feedForwardKinds,
+  llm,
+  stream,
+} from './fixture.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -105,7 +113,7 @@ describe('cached decoding equals the full forward pass', () => {
       llm: { queryKeyNorm: true, biases: { queryKeyValue: true, output: true, feedForward: true } },
     },
     ...Object.fromEntries(
-      Object.entries(sparseKinds).flatMap(([kind, ffn]) => [
+      Object.entries(feedForwardKinds).flatMap(([kind, ffn]) => [
         [`${kind}, attention-only`, { streams: [stream('one')], ffn }],
         [`${kind}, prefix`, { streams: [stream('one', { integration: prefix })], ffn }],
       ]),

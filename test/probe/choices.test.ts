@@ -11,7 +11,7 @@ import { filled } from '../../src/tensor/operations.ts';
 import { frozen } from '../../src/tensor/parameters.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { allParameters, audioLlm, llm, sparseKinds, stream } from '../pal/fixture.ts';
+import { allParameters, audioLlm, feedForwardKinds, llm, stream } from '../pal/fixture.ts';
 
 const engine = onnxEngine();
 afterAll(() => engine.dispose());
@@ -51,7 +51,7 @@ async function statisticsOf(model: AudioLlm): Promise<Record<string, number>> {
   );
 }
 
-const choosing = Object.entries(sparseKinds).filter(([name]) => !name.startsWith('wide'));
+const choosing = Object.entries(feedForwardKinds).filter(([name]) => !name.startsWith('wide'));
 
 describe.each(choosing)('%s', (_, config) => {
   it('counts as the program does, text and audio apart', async () => {
@@ -85,7 +85,7 @@ describe.each(choosing)('%s', (_, config) => {
 });
 
 it('does not depend on the size of the batch, whose last one is padding', async () => {
-  const model = audioLlm([prefix], {}, sparseKinds.topk);
+  const model = audioLlm([prefix], {}, feedForwardKinds.topk);
   const parameters = allParameters(model);
   const whole = await choicesOf(texts, { engine, model, parameters, batchSize: 3 });
   expect(await choicesOf(texts, { engine, model, parameters, batchSize: 2 })).toEqual(whole);
@@ -93,9 +93,9 @@ it('does not depend on the size of the batch, whose last one is padding', async 
 
 it('counts what is dropped for want of room', async () => {
   const model = audioLlm([prefix], {}, {
-    ...(sparseKinds.switch as { kind: 'sparse'; select: 'switch' }),
+    ...(feedForwardKinds.switch as { kind: 'sparse'; select: 'switch' }),
     capacityFactor: 0.5,
-  } as NonNullable<(typeof sparseKinds)[string]>);
+  } as NonNullable<(typeof feedForwardKinds)[string]>);
   const statistics = await statisticsOf(model);
   const layers = await choicesOf(texts, { engine, model, parameters: allParameters(model), batchSize: 3 });
   for (const { layer, row, active, dropped } of layers) {
@@ -105,7 +105,7 @@ it('counts what is dropped for want of room', async () => {
 });
 
 it('finds no audio rows under attention-only integration, and no layers in models that do not choose', async () => {
-  const only = audioLlm([stream('one')], {}, sparseKinds.hash);
+  const only = audioLlm([stream('one')], {}, feedForwardKinds.hash);
   for (const { audio } of await choicesOf(texts, {
     engine,
     model: only,
@@ -115,7 +115,7 @@ it('finds no audio rows under attention-only integration, and no layers in model
     expect(audio.includes(1)).toBe(false);
   const few = audioLlm([prefix], {}, [
     { kind: 'none', layers: '1..1' },
-    { ...(sparseKinds.topk as FeedForwardConfig), layers: '3..3' },
+    { ...(feedForwardKinds.topk as FeedForwardConfig), layers: '3..3' },
   ]);
   const [only3, ...others] = await choicesOf(texts, {
     engine,
@@ -124,7 +124,7 @@ it('finds no audio rows under attention-only integration, and no layers in model
     batchSize: 2,
   });
   expect([only3?.layer, others]).toEqual([3, []]);
-  for (const config of [undefined, sparseKinds.wide, sparseKinds['wide and none']]) {
+  for (const config of [undefined, feedForwardKinds.wide, feedForwardKinds['wide and none']]) {
     const model = audioLlm([prefix], {}, config);
     const parameters = allParameters(model);
     expect(await choicesOf(texts, { engine, model, parameters, batchSize: 2 })).toEqual([]);

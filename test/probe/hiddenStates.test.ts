@@ -9,7 +9,7 @@ import { frozen } from '../../src/tensor/parameters.ts';
 import type { Value } from '../../src/tensor/program.ts';
 import { float32, int32 } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
-import { allParameters, audioLlm, llm, sparseKinds, stream } from '../pal/fixture.ts';
+import { allParameters, audioLlm, feedForwardKinds, llm, stream } from '../pal/fixture.ts';
 
 const engine = onnxEngine({ threads: 2 });
 afterAll(() => engine.dispose());
@@ -17,8 +17,8 @@ afterAll(() => engine.dispose());
 it.each([
   ['attention-only', audioLlm([stream('one')])],
   ['prefix', audioLlm([stream('one', { integration: { mode: 'prefix', startLayer: 1 } })])],
-  ['wide and none', audioLlm([stream('one')], {}, sparseKinds['wide and none'])],
-  ['a layer that leaves out padding', audioLlm([stream('one')], {}, sparseKinds.switch)],
+  ['wide and none', audioLlm([stream('one')], {}, feedForwardKinds['wide and none'])],
+  ['a layer that leaves out padding', audioLlm([stream('one')], {}, feedForwardKinds.switch)],
 ])('%s', async (_, model) => {
   const parameters = allParameters(model);
   const rows = [

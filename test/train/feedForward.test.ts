@@ -3,13 +3,19 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadExperiment } from '../../src/config/load.ts';
+import { random } from '../../src/config/random.ts';
 import { isFeedForward, isHashTable } from '../../src/ffn/parameters.ts';
+import { loraOf, loraScale } from '../../src/llm/lora.ts';
+import { adapterNames, adapterScale } from '../../src/tensor/projection.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { runEvaluation } from '../../src/train/evaluateRun.ts';
-import { exportLlm } from '../../src/train/export.ts';
+import { exportLlm, withLora } from '../../src/train/export.ts';
 import type { StepMetrics } from '../../src/train/metrics.ts';
+import type { TrainedModel } from '../../src/train/modelCard.ts';
 import { loadModel } from '../../src/train/modelFolder.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { assemble, initialParameters, loadExperimentLlm } from '../../src/train/setup.ts';
+import { allParameters, audioLlm, feedForwardKinds } from '../pal/fixture.ts';
 import { makeWorld, silentWatch, type World } from './fixture.ts';
 
 let world: World;
@@ -117,6 +123,7 @@ describe.each(Object.entries(kinds))('%s', (_, ffn) => {
     await expect(
       exportLlm(dir, join(world.folder, `export-${runs}`), { lora: 'merge', half: false }),
     ).rejects.toThrow(/sparse feed-forward/);
+    expect(readFileSync(join(dir, 'model', 'README.md'), 'utf8')).toMatch(/which palkit alone computes/);
   });
 });
 
@@ -156,16 +163,43 @@ it('resumes to the same bits', async () => {
     expect(bytes(parts, file).equals(bytes(whole, file)), file).toBe(true);
 });
 
-it('adds up over micro-batches, in float16, and with activations computed again', async () => {
-  const over = ['train.batchSize=2', 'train.accumulate=2', 'train.precision=float16'];
-  const plain = await experimentOf(kinds.topk as string, over);
-  const again = await experimentOf(kinds.topk as string, [...over, 'train.recompute={ kind: all }']);
-  for (const experiment of [plain, again])
-    await runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false });
-  const losses = ({ run }: typeof plain) =>
-    metricsOf(run.dir).map(({ loss, auxiliaryLoss }) => [loss, auxiliaryLoss]);
-  expect(losses(again)).toEqual(losses(plain));
-  for (const [loss] of losses(plain)) expect(Number.isFinite(loss)).toBe(true);
+it.each(['topk', 'moc', 'moc, structured'])(
+  'adds up over micro-batches, in float16, and with activations computed again: %s',
+  async (kind) => {
+    const over = ['train.batchSize=2', 'train.accumulate=2', 'train.precision=float16'];
+    const plain = await experimentOf(kinds[kind] as string, over);
+    const again = await experimentOf(kinds[kind] as string, [...over, 'train.recompute={ kind: all }']);
+    for (const experiment of [plain, again])
+      await runTraining(experiment, { watch: silentWatch, resume: false, evaluate: false });
+    const losses = ({ run }: typeof plain) =>
+      metricsOf(run.dir).map(({ loss, auxiliaryLoss }) => [loss, auxiliaryLoss]);
+    expect(losses(again)).toEqual(losses(plain));
+    for (const [loss] of losses(plain)) expect(Number.isFinite(loss)).toBe(true);
+  },
+);
+
+it('merges adapters whatever rounding does to a choice', async () => {
+  const own = audioLlm([], {}, feedForwardKinds.moc);
+  const lora = loraOf(own.llm, { rank: 1, alpha: 1, dropout: 0, targets: ['gate_proj'], layers: null });
+  const parameters = allParameters(own);
+  for (const module of lora.modules) {
+    const weight = parameters.get(`${module}.weight`) as Tensor & { dtype: 'float32' };
+    const [outputs, inputs] = weight.shape as [number, number];
+    const [{ normal }, names] = [random(module), adapterNames(module)];
+    const [a, b, sum] = [inputs, outputs, inputs].map((size) => Float32Array.from({ length: size }, normal));
+    // Merged, all rows are the same but for rounding: what decides between them.
+    const apart = weight.data.map(
+      (_, at) => (sum?.[at % inputs] ?? 0) - (b?.[Math.floor(at / inputs)] ?? 0) * (a?.[at % inputs] ?? 0),
+    );
+    parameters.set(`${module}.weight`, float32(weight.shape, apart));
+    parameters.set(names.a, float32([1, inputs], a as Float32Array));
+    parameters.set(names.b, float32([outputs, 1], b as Float32Array));
+  }
+  parameters.set(adapterScale, loraScale(lora));
+  const experiment = await experimentOf(kinds.moc as string);
+  const trained = { model: { ...own, lora }, parameters, experiment } as unknown as TrainedModel;
+  const merged = await withLora(trained, { lora: 'merge' });
+  expect(merged.model.lora).toBeUndefined();
 });
 
 describe('a configuration that cannot be', () => {
