@@ -572,6 +572,11 @@ describe('what cannot be', () => {
       /reconstruct: every feed-forward layer is the one that the model has/,
     ],
     [
+      'more warm-up than reconstruction',
+      [`llm=${from}`, 'reconstruct={ steps: 1, learningRate: 0.1, warmupSteps: 2 }'],
+      /reconstruct\.warmupSteps: 2 steps of warm-up do not fit into 1 steps/,
+    ],
+    [
       'heads that do not divide',
       ['llm.heads=3'],
       /llm\.heads: 16 \/ 3 heads = 5\.33: expected an even width/,
@@ -609,6 +614,11 @@ describe('what cannot be', () => {
       'train.sequenceLength: 5000, and the model has 4096 positions',
     ],
     ['too few operations', ['train.steps=null', 'train.flops=10'], 'train.flops: 10: one step takes'],
+    [
+      'more warm-up than operations pay for',
+      ['train.steps=null', 'train.flops=1e8', 'train.warmupSteps=1000'],
+      /train\.warmupSteps: 1000 steps of warm-up do not fit into the \d+ steps that train\.flops pays for/,
+    ],
     ['what does not exist', ['train.trainable=["model.layer.*"]'], 'train.trainable'],
     [
       'blocks that do not divide',
