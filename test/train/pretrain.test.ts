@@ -232,6 +232,31 @@ describe('every kind of feed-forward', () => {
     expect(counted.reduce((total, [, { data }]) => total + data.length, 0)).toBe(result.parameters);
   });
 
+  it('variants of a seed begin alike in all that they share, and read the same', async () => {
+    const ofVariant = async (ffn: string) => {
+      const experiment = await world.experiment(`llm.ffn=${ffn}`);
+      const text = await tokenizedText(experiment, undefined, silentWatch);
+      return { hash: text.hash, parameters: textModel(experiment, text, undefined).parameters };
+    };
+    const plain = await ofVariant('{ kind: dense }');
+    const sizes = (parameters: Map<string, { data: ArrayLike<number> }>) =>
+      [...parameters].reduce((total, [, { data }]) => total + data.length, 0);
+    for (const [ffn, norms] of [
+      ['{ kind: wide, width: all }', 0],
+      ['{ kind: wide, width: all, groups: 2 }', 0],
+      ['[{ kind: wide, layers: "0..0", width: all }, { kind: none, layers: "1..1" }]', 16],
+      ['{ kind: moc, active: 4 }', 0],
+      ['[{ kind: sparse, layers: "1..1", memory: 128, select: switch, blockSize: 32, active: 1 }]', undefined],
+    ] as const) {
+      const { hash, parameters } = await ofVariant(ffn);
+      expect(hash).toBe(plain.hash);
+      const common = [...plain.parameters].filter(([name]) => parameters.has(name));
+      expect(common.length).toBeGreaterThanOrEqual(13);
+      for (const [name, { data }] of common) expect(parameters.get(name)?.data, name).toEqual(data);
+      if (norms !== undefined) expect(sizes(parameters)).toBe(sizes(plain.parameters) - norms);
+    }
+  });
+
   it('shared layers that begin as the average do so in a new model too', async () => {
     const experiment = await world.experiment('llm.ffn={ kind: wide, from: average }');
     const text = await tokenizedText(experiment, undefined, silentWatch);
