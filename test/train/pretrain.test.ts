@@ -246,7 +246,10 @@ describe('every kind of feed-forward', () => {
       ['{ kind: wide, width: all, groups: 2 }', 0],
       ['[{ kind: wide, layers: "0..0", width: all }, { kind: none, layers: "1..1" }]', 16],
       ['{ kind: moc, active: 4 }', 0],
-      ['[{ kind: sparse, layers: "1..1", memory: 128, select: switch, blockSize: 32, active: 1 }]', undefined],
+      [
+        '[{ kind: sparse, layers: "1..1", memory: 128, select: switch, blockSize: 32, active: 1 }]',
+        undefined,
+      ],
     ] as const) {
       const { hash, parameters } = await ofVariant(ffn);
       expect(hash).toBe(plain.hash);
