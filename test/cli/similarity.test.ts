@@ -111,6 +111,10 @@ describe('palkit similarity', () => {
   it.each([
     [['dense'], /OTHER is missing/],
     [['dense', 'wide', '--baseline', 'dense'], /--baseline is given once; two runs/],
+    [
+      ['dense', 'wide', '--baseline', 'dense', '--baseline', 'dense'],
+      /--baseline dense is given twice; two runs that differ/,
+    ],
     [['dense', 'wide', '--limit', '2'], /--limit 2: expected a whole number from 3 up/],
   ])('%j', async (given, message) => {
     const { code, stderr } = await palkit(...given);

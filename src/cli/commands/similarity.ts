@@ -67,5 +67,9 @@ function baselineOf(runs: readonly string[]): readonly [string, string] | undefi
     throw new UsageError(
       `palkit similarity: --baseline is given ${runs.length === 1 ? 'once' : `${runs.length} times`}; two runs that differ in the seed make one`,
     );
+  if (one === other)
+    throw new UsageError(
+      `palkit similarity: --baseline ${one} is given twice; two runs that differ in the seed make one`,
+    );
   return [one, other];
 }
