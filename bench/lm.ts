@@ -24,9 +24,30 @@ const { values, positionals } = parseArgs({
   },
 });
 
+/** The quantile of Student's t for 95 %, by degrees of freedom. */
+const student: readonly number[] = [
+  Number.NaN,
+  12.706,
+  4.303,
+  3.182,
+  2.776,
+  2.571,
+  2.447,
+  2.365,
+  2.306,
+  2.262,
+];
+
 const [hiddenSize, layers] = [96, 4];
 const sequence = { length: 128, batch: 16 };
 const steps = Math.round(Number(values.tokens) / (sequence.length * sequence.batch));
+if (!(steps >= 1))
+  fail(
+    `--tokens ${values.tokens}: a step takes ${sequence.batch} x ${sequence.length}, and one is the least`,
+  );
+if (!/^\d+$/.test(values.seeds) || Number(values.seeds) < 1 || Number(values.seeds) > student.length)
+  fail(`--seeds ${values.seeds}: expected a whole number from 1 to ${student.length}`);
+const seeds = Array.from({ length: Number(values.seeds) }, (_, at) => at + 1);
 
 interface Comparison {
   readonly intermediateSize: number;
@@ -101,6 +122,8 @@ const comparisons: Readonly<Record<string, () => Comparison>> = { ffn: blocks, m
 const [, name = ''] = positionals;
 if (!Object.hasOwn(comparisons, name)) fail(`lm ${name}: there are ${Object.keys(comparisons).join(', ')}`);
 const { intermediateSize, variants: all } = (comparisons[name] as () => Comparison)();
+for (const variant of values.only ?? [])
+  if (!Object.hasOwn(all, variant)) fail(`--only ${variant}: there are ${Object.keys(all).join('; ')}`);
 const variants = Object.fromEntries(
   Object.entries(all).filter(([variant]) => values.only?.includes(variant) ?? true),
 );
@@ -140,7 +163,6 @@ await tokenizedText(lmSchema.parse(configOf({ kind: 'dense' }, 1)), undefined, {
   progress: () => ({ update: () => {}, stop: () => {} }),
 });
 
-const seeds = Array.from({ length: Number(values.seeds) }, (_, at) => at + 1);
 const jobs = seeds.flatMap((seed) =>
   Object.entries(variants).map(([variant, ffn]) => ({ variant, ffn, seed })),
 );
@@ -169,26 +191,13 @@ function trained({ measured }: LmResult) {
   return measured.at(-1) as LmResult['measured'][number];
 }
 
-/** The quantile of Student's t for 95 %, by degrees of freedom. */
-const student: readonly number[] = [
-  Number.NaN,
-  12.706,
-  4.303,
-  3.182,
-  2.776,
-  2.571,
-  2.447,
-  2.365,
-  2.306,
-  2.262,
-];
-
 /** A mean and half the width of its 95 % interval. */
 function interval(numbers: readonly number[]): { mean: number; half: number } {
   const mean = numbers.reduce((total, number) => total + number, 0) / numbers.length;
   const squares = numbers.reduce((total, number) => total + (number - mean) ** 2, 0);
   const deviation = Math.sqrt(squares / (numbers.length - 1));
-  return { mean, half: ((student[numbers.length - 1] ?? 1.96) * deviation) / Math.sqrt(numbers.length) };
+  const quantile = student[numbers.length - 1] as number;
+  return { mean, half: (quantile * deviation) / Math.sqrt(numbers.length) };
 }
 
 const shown = ({ mean, half }: { mean: number; half: number }, digits: number, sign = '') =>
@@ -208,16 +217,19 @@ const rows = [...results].map(([variant, runs]) => {
     parameters: first.parameters,
     activeParameters: first.activeParameters,
     flopsPerToken: first.flopsPerToken,
-    entropy: meanOf(first, 'entropy'),
-    overflow: meanOf(first, 'overflow'),
+    entropy: meanOf(runs, 'entropy'),
+    overflow: meanOf(runs, 'overflow'),
     held: first.held.reduce((total, { elements, layers: own }) => total + elements * own.length, 0),
     seconds: interval(runs.map(({ seconds }) => seconds)).mean,
   };
 });
 const minutes = (performance.now() - began) / 60_000;
 
-function meanOf({ feedForward = {} }: LmResult, statistic: string): number | null {
-  const found = Object.entries(feedForward).filter(([key]) => key.endsWith(`.${statistic}`));
+/** Over layers and seeds; null where nothing chooses. */
+function meanOf(runs: readonly LmResult[], statistic: string): number | null {
+  const found = runs
+    .flatMap(({ feedForward = {} }) => Object.entries(feedForward))
+    .filter(([key]) => key.endsWith(`.${statistic}`));
   return found.length === 0 ? null : found.reduce((total, [, value]) => total + value, 0) / found.length;
 }
 

@@ -85,6 +85,14 @@ const reconstructSchema = z
     learningRate: rate.describe('Peak learning rate'),
     warmupSteps: natural.default(0).describe('Steps over which it rises'),
   })
+  .superRefine(({ steps, warmupSteps }, context) => {
+    if (warmupSteps > steps)
+      context.addIssue({
+        code: 'custom',
+        path: ['warmupSteps'],
+        message: `${warmupSteps} steps of warm-up do not fit into ${steps} steps`,
+      });
+  })
   .nullable()
   .default(null)
   .describe(

@@ -108,19 +108,20 @@ export interface LayerOverlap {
  * @returns undefined beyond `mostPairs`
  */
 export function layerOverlap(one: RoutedRows, other: RoutedRows, draw: Random): LayerOverlap | undefined {
-  const { first, second, tokens } = commonRows(one, other);
-  const ofChoices = tokens * one.active * other.active;
+  const [inOne, inOther] = commonRows(one, other);
+  const ofChoices = inOne.length * one.active * other.active;
   if (ofChoices > mostPairs.ofChoices || one.blocks * other.blocks > mostPairs.ofBlocks) return undefined;
-  const order = draw.shuffle(Array.from({ length: tokens }, (_, token) => token));
-  const apart = { ...second, chosen: pickTokens(second, order) };
+  const first = { ...one, chosen: pickTokens(one, inOne) };
+  const second = { ...other, chosen: pickTokens(other, inOther) };
+  const apart = { ...other, chosen: pickTokens(other, draw.shuffle(inOther)) };
   return {
     measured: normalizedMutualInformation(first, second),
     shuffled: normalizedMutualInformation(first, apart),
   };
 }
 
-/** The choices of the rows that pass both layers. */
-function commonRows(one: RoutedRows, other: RoutedRows): { first: Chosen; second: Chosen; tokens: number } {
+/** Where the rows that pass both layers stand in each. */
+function commonRows(one: RoutedRows, other: RoutedRows): [number[], number[]] {
   const [inOne, inOther]: [number[], number[]] = [[], []];
   for (let a = 0, b = 0; a < one.row.length && b < other.row.length; ) {
     const difference = (one.row[a] as number) - (other.row[b] as number);
@@ -131,11 +132,7 @@ function commonRows(one: RoutedRows, other: RoutedRows): { first: Chosen; second
     if (difference <= 0) a++;
     if (difference >= 0) b++;
   }
-  return {
-    first: { ...one, chosen: pickTokens(one, inOne) },
-    second: { ...other, chosen: pickTokens(other, inOther) },
-    tokens: inOne.length,
-  };
+  return [inOne, inOther];
 }
 
 function pickTokens({ active, chosen }: Chosen, tokens: readonly number[]): Int32Array {

@@ -86,9 +86,13 @@ export interface MetricsLog {
 /**
  * Opens the log, cut to the steps of the checkpoint that training resumes from, so that no step stands there twice.
  * A torn last line (a killed process, a full disk) is dropped.
+ * @throws the system's error for a log that is there and cannot be read, which stays as it was
  */
 export async function openMetrics(path: string, stepsDone: number): Promise<MetricsLog> {
-  const text = await readFile(path, 'utf8').catch(() => '');
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  });
   const kept = text.split('\n').filter((line) => {
     try {
       return (JSON.parse(line) as { step: number }).step <= stepsDone;

@@ -166,6 +166,10 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
     const steps = train.steps ?? Math.floor((train.flops ?? 0) / flops.training);
     if (train.steps === null && steps === 0)
       throw new ConfigError(`train.flops: ${train.flops}: one step takes ${flops.training}`);
+    if (train.steps === null && train.warmupSteps > steps)
+      throw new ConfigError(
+        `train.warmupSteps: ${train.warmupSteps} steps of warm-up do not fit into the ${steps} steps that train.flops pays for`,
+      );
     const phases: Phase[] = [];
     if (experiment.reconstruct !== null && dense !== undefined)
       phases.push({

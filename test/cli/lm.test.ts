@@ -25,10 +25,12 @@ const palkit = (...given: string[]) =>
 
 describe('palkit lm', () => {
   it('prints what it measured and where everything is', async () => {
-    const { code, stdout, stderr } = await palkit(world.config, '--set', `run.dir=${folder('told')}`);
+    const dir = folder('told');
+    // What clears the screen is a name like any other, but none to print.
+    const { code, stdout, stderr } = await palkit(world.config, '--set', `run.dir="${dir}\\e[2J"`);
     expect(code, stderr).toBe(0);
     const { measured, flopsPerToken, parameters } = JSON.parse(
-      readFileSync(join(folder('told'), 'result.json'), 'utf8'),
+      readFileSync(join(`${dir}\u001b[2J`, 'result.json'), 'utf8'),
     ) as LmResult;
     const million = (count: number) => (count / 1e6).toFixed(2);
     expect(stdout).toContain(
@@ -41,7 +43,7 @@ describe('palkit lm', () => {
       expect(stdout.replaceAll(/ +/g, ' ')).toContain(
         `${model} ${perplexity.toFixed(2)} ${nll.toFixed(4)} ${bitsPerByte.toFixed(4)} ${tokens}`,
       );
-    expect(stdout).toContain(`Everything is in ${folder('told')}`);
+    expect(stdout).toContain(`Everything is in ${dir}\n`);
     // What it does goes to standard error.
     expect(stderr).toContain(`reading ${world.text}`);
     expect(stderr).toMatch(/text: \d+ files, .* to train on; \d+ files, .* held out\. Left out: 0 copies/);

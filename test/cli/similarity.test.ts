@@ -1,11 +1,16 @@
 /** Runs side by side on the command line: two that differ in their feed-forward, and the first with another seed. */
 import { execFile } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { cp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Comparison } from '../../src/cli/similarity/compare.ts';
+import { type Comparison, shareOf } from '../../src/cli/similarity/compare.ts';
+import { formatComparison } from '../../src/cli/similarity/table.ts';
 import { loadExperiment } from '../../src/config/load.ts';
+import { readSafetensors, writeSafetensors } from '../../src/llm/safetensors.ts';
+import type { FloatTensor } from '../../src/llm/weights.ts';
+import { float32 } from '../../src/tensor/tensor.ts';
 import { runTraining } from '../../src/train/run.ts';
 import { makeWorld, silentWatch, type World } from '../train/fixture.ts';
 
@@ -79,7 +84,7 @@ describe('palkit similarity', () => {
 
   it('a model is like itself, wherever it is read from; three are three pairs', async () => {
     const [dense, wide] = ['dense', 'wide'].map(folder) as [string, string];
-    const out = folder('three');
+    const out = folder('three\u001b[2J');
     const { code, stdout, stderr } = await palkit(
       dense,
       wide,
@@ -100,16 +105,48 @@ describe('palkit similarity', () => {
     }
     expect(stdout).toContain('20 questions of sound-world, test split; 1 neighbours each');
     expect(stdout).toMatch(/mean {2,}1\.000 {2,}1\.000/);
+    expect(stdout).toContain(`The picture is ${join(folder('three'), 'similarity.svg')}\n`);
   });
 
   it.each([
     [['dense'], /OTHER is missing/],
     [['dense', 'wide', '--baseline', 'dense'], /--baseline is given once; two runs/],
+    [
+      ['dense', 'wide', '--baseline', 'dense', '--baseline', 'dense'],
+      /--baseline dense is given twice; two runs that differ/,
+    ],
     [['dense', 'wide', '--limit', '2'], /--limit 2: expected a whole number from 3 up/],
   ])('%j', async (given, message) => {
     const { code, stderr } = await palkit(...given);
     expect(code).toBe(2);
     expect(stderr).toMatch(message);
+  });
+
+  it('a model that has diverged is told by name', async () => {
+    const broken = folder('diverged');
+    await cp(join(folder('dense'), 'model'), broken, { recursive: true });
+    const weights = await readSafetensors(join(broken, 'model.safetensors'));
+    const name = 'model.layers.2.mlp.down_proj.weight';
+    const { shape } = weights.get(name) as FloatTensor;
+    const size = (shape[0] as number) * (shape[1] as number);
+    weights.set(name, float32(shape, new Float32Array(size).fill(Number.NaN)));
+    await writeSafetensors(join(broken, 'model.safetensors'), weights, { format: 'pt' });
+    const { code, stderr } = await palkit(folder('dense'), broken, '--out', folder('none'));
+    expect(code).toBe(1);
+    expect(stderr).toMatch(
+      /diverged: after layer 2 the hidden states of question ".+" are no numbers \(NaN\)/,
+    );
+    expect(existsSync(folder('none'))).toBe(false);
+  });
+
+  it('tells no share of scores that are nothing', () => {
+    expect(shareOf(0.2, 0.5)).toBeCloseTo(0.4, 12);
+    const scores = { cka: 0.5, lns: 0 };
+    const shares = { cka: shareOf(scores.cka, 0.5), lns: shareOf(scores.lns, 0) };
+    const pair = { runs: ['a', 'b'] as const, layers: [scores], normalised: [shares] };
+    const about = { dataset: 'd', split: 'test', questions: 3, neighbours: 1, leftOut: [], runs: [] };
+    const table = formatComparison({ ...about, pairs: [pair], baseline: null });
+    expect(table).toMatch(/^mean +0\.500 +0\.000 +100\.0 % +-$/m);
   });
 
   it('a folder without a model', async () => {

@@ -80,6 +80,17 @@ describe('linear CKA', () => {
     expect(cka(states, stretched)).toBeLessThan(0.9);
   });
 
+  it('of independent states is width / (width + items), in the limit', () => {
+    for (const [items, width] of [
+      [100, 288],
+      [200, 64],
+    ] as const)
+      expect(cka(draws('one', items, width), draws('other', items, width))).toBeCloseTo(
+        width / (width + items),
+        1,
+      );
+  });
+
   it('is no number for what does not vary', () => {
     const flat = mapped(states, () => 2);
     expect(cka(states, flat)).toBeNaN();

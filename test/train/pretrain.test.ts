@@ -232,6 +232,34 @@ describe('every kind of feed-forward', () => {
     expect(counted.reduce((total, [, { data }]) => total + data.length, 0)).toBe(result.parameters);
   });
 
+  it('variants of a seed begin alike in all that they share, and read the same', async () => {
+    const ofVariant = async (ffn: string) => {
+      const experiment = await world.experiment(`llm.ffn=${ffn}`);
+      const text = await tokenizedText(experiment, undefined, silentWatch);
+      return { hash: text.hash, parameters: textModel(experiment, text, undefined).parameters };
+    };
+    const plain = await ofVariant('{ kind: dense }');
+    const sizes = (parameters: Map<string, { data: ArrayLike<number> }>) =>
+      [...parameters].reduce((total, [, { data }]) => total + data.length, 0);
+    for (const [ffn, norms] of [
+      ['{ kind: wide, width: all }', 0],
+      ['{ kind: wide, width: all, groups: 2 }', 0],
+      ['[{ kind: wide, layers: "0..0", width: all }, { kind: none, layers: "1..1" }]', 16],
+      ['{ kind: moc, active: 4 }', 0],
+      [
+        '[{ kind: sparse, layers: "1..1", memory: 128, select: switch, blockSize: 32, active: 1 }]',
+        undefined,
+      ],
+    ] as const) {
+      const { hash, parameters } = await ofVariant(ffn);
+      expect(hash).toBe(plain.hash);
+      const common = [...plain.parameters].filter(([name]) => parameters.has(name));
+      expect(common.length).toBeGreaterThanOrEqual(13);
+      for (const [name, { data }] of common) expect(parameters.get(name)?.data, name).toEqual(data);
+      if (norms !== undefined) expect(sizes(parameters)).toBe(sizes(plain.parameters) - norms);
+    }
+  });
+
   it('shared layers that begin as the average do so in a new model too', async () => {
     const experiment = await world.experiment('llm.ffn={ kind: wide, from: average }');
     const text = await tokenizedText(experiment, undefined, silentWatch);
@@ -572,6 +600,11 @@ describe('what cannot be', () => {
       /reconstruct: every feed-forward layer is the one that the model has/,
     ],
     [
+      'more warm-up than reconstruction',
+      [`llm=${from}`, 'reconstruct={ steps: 1, learningRate: 0.1, warmupSteps: 2 }'],
+      /reconstruct\.warmupSteps: 2 steps of warm-up do not fit into 1 steps/,
+    ],
+    [
       'heads that do not divide',
       ['llm.heads=3'],
       /llm\.heads: 16 \/ 3 heads = 5\.33: expected an even width/,
@@ -609,6 +642,11 @@ describe('what cannot be', () => {
       'train.sequenceLength: 5000, and the model has 4096 positions',
     ],
     ['too few operations', ['train.steps=null', 'train.flops=10'], 'train.flops: 10: one step takes'],
+    [
+      'more warm-up than operations pay for',
+      ['train.steps=null', 'train.flops=1e8', 'train.warmupSteps=1000'],
+      /train\.warmupSteps: 1000 steps of warm-up do not fit into the \d+ steps that train\.flops pays for/,
+    ],
     ['what does not exist', ['train.trainable=["model.layer.*"]'], 'train.trainable'],
     [
       'blocks that do not divide',

@@ -8,6 +8,7 @@ import { engineOption, engineOverride } from '../experimentOptions.ts';
 import { onInterrupt } from '../interrupt.ts';
 import { exitCodes, UsageError } from '../run.ts';
 import { formatLmResult } from '../terminal/lm.ts';
+import { sanitizeLine } from '../terminal/sanitize.ts';
 import { terminalWatch } from '../terminal/watch.ts';
 
 export const lm = defineCommand({
@@ -47,7 +48,7 @@ export const lm = defineCommand({
       }
       const text = json
         ? JSON.stringify(result, null, 2)
-        : `\n${formatLmResult(result)}\n\nEverything is in ${experiment.run.dir}`;
+        : `\n${formatLmResult(result)}\n\nEverything is in ${sanitizeLine(experiment.run.dir)}`;
       process.stdout.write(`${text}\n`);
       return exitCodes.done;
     } finally {

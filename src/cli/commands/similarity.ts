@@ -7,6 +7,7 @@ import { UsageError } from '../run.ts';
 import { compareRuns } from '../similarity/compare.ts';
 import { similaritySvg } from '../similarity/picture.ts';
 import { formatComparison } from '../similarity/table.ts';
+import { sanitizeLine } from '../terminal/sanitize.ts';
 import { terminalWatch } from '../terminal/watch.ts';
 
 export const similarity = defineCommand({
@@ -54,7 +55,7 @@ export const similarity = defineCommand({
     await writeFileAtomic(join(args.out, 'similarity.json'), document);
     await writeFileAtomic(picture, svg);
     process.stdout.write(
-      args.json ? document : `\n${formatComparison(comparison)}\n\nThe picture is ${picture}\n`,
+      args.json ? document : `\n${formatComparison(comparison)}\n\nThe picture is ${sanitizeLine(picture)}\n`,
     );
   },
 });
@@ -65,6 +66,10 @@ function baselineOf(runs: readonly string[]): readonly [string, string] | undefi
   if (other === undefined || more.length > 0)
     throw new UsageError(
       `palkit similarity: --baseline is given ${runs.length === 1 ? 'once' : `${runs.length} times`}; two runs that differ in the seed make one`,
+    );
+  if (one === other)
+    throw new UsageError(
+      `palkit similarity: --baseline ${one} is given twice; two runs that differ in the seed make one`,
     );
   return [one, other];
 }

@@ -3,6 +3,7 @@ import type { Experiment } from '../../config/schema.ts';
 import { ensureDataset, readSplit } from '../../data/dataset.ts';
 import type { Example } from '../../data/manifest.ts';
 import type { Engine } from '../../engine/engine.ts';
+import type { Row } from '../../pal/batch.ts';
 import { meanHiddenStates } from '../../probe/hiddenStates.ts';
 import {
   type Geometry,
@@ -23,12 +24,18 @@ export interface LayerScores {
   readonly lns: number;
 }
 
+/** Shares of other scores; null: of nothing. */
+export interface ScoreShares {
+  readonly cka: number | null;
+  readonly lns: number | null;
+}
+
 export interface Pair {
   readonly runs: readonly [string, string];
   /** The same layer of both. */
   readonly layers: readonly LayerScores[];
   /** Those divided by what the baselines have in the layer; null without baselines. */
-  readonly normalised: readonly LayerScores[] | null;
+  readonly normalised: readonly ScoreShares[] | null;
 }
 
 export interface Comparison {
@@ -115,10 +122,18 @@ export async function compareRuns(
   };
 }
 
-const byLayer = (ceiling: readonly LayerScores[]) => (own: LayerScores, layer: number) => {
-  const { cka, lns } = ceiling[layer] as LayerScores;
-  return { cka: own.cka / cka, lns: own.lns / lns };
-};
+const byLayer =
+  (ceiling: readonly LayerScores[]) =>
+  (own: LayerScores, layer: number): ScoreShares => {
+    const { cka, lns } = ceiling[layer] as LayerScores;
+    return { cka: shareOf(own.cka, cka), lns: shareOf(own.lns, lns) };
+  };
+
+/** With few questions even baselines may have no neighbour in common. */
+export function shareOf(own: number, whole: number): number | null {
+  const share = own / whole;
+  return Number.isFinite(share) ? share : null;
+}
 
 interface RunStates {
   readonly run: string;
@@ -149,7 +164,20 @@ async function statesOf(run: string, { data, examples, engine, watch }: Asked): 
     batchSize: experiment.eval.batchSize,
     onProgress: (done) => bar.update(done),
   }).finally(() => bar.stop());
+  mustBeNumbers(run, rows, layers);
   return { run, layers, rowOf: new Map(rows.map(({ id }, at) => [id, at])), leftOut };
+}
+
+/** What is no number has neighbours all the same, in some order. */
+function mustBeNumbers(run: string, rows: readonly Row[], layers: RunStates['layers']): void {
+  for (const [layer, { shape, data }] of layers.entries()) {
+    const at = data.findIndex((value) => !Number.isFinite(value));
+    if (at < 0) continue;
+    const row = rows[Math.floor(at / (shape[1] as number))];
+    throw new RunError(
+      `${run}: after layer ${layer} the hidden states of question "${row?.id}" are no numbers (${data[at]}): the model has diverged, or its weights are damaged`,
+    );
+  }
 }
 
 function mustBeAsDeep(read: readonly RunStates[]): void {

@@ -1,6 +1,6 @@
 import { sanitizeLine } from '../terminal/sanitize.ts';
 import { formatTable } from '../terminal/table.ts';
-import type { Comparison, LayerScores } from './compare.ts';
+import type { Comparison, LayerScores, ScoreShares } from './compare.ts';
 
 /** The comparison as text: for every pair of runs a line a layer, and their mean. */
 export function formatComparison({
@@ -17,7 +17,7 @@ export function formatComparison({
     lines.push({
       layer: 'mean',
       own: meanOf(layers),
-      by: normalised === null ? undefined : meanOf(normalised),
+      by: normalised === null ? undefined : meanShares(normalised),
     });
     const rows = lines.map(({ layer, own, by }) => [
       layer,
@@ -48,4 +48,13 @@ function meanOf(layers: readonly LayerScores[]): LayerScores {
   return { cka: mean('cka'), lns: mean('lns') };
 }
 
-const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+/** Over the layers that have one. */
+function meanShares(layers: readonly ScoreShares[]): ScoreShares {
+  const mean = (which: keyof ScoreShares) => {
+    const shares = layers.flatMap((own) => own[which] ?? []);
+    return shares.length === 0 ? null : shares.reduce((total, share) => total + share, 0) / shares.length;
+  };
+  return { cka: mean('cka'), lns: mean('lns') };
+}
+
+const percent = (share: number | null) => (share === null ? '-' : `${(100 * share).toFixed(1)} %`);
