@@ -282,7 +282,7 @@ describe('what is wrong is named', () => {
     await expect(loadLlm(join(root, 'nothing'))).rejects.toThrow(
       `${root}/nothing: no folder, no .safetensors`,
     );
-    await expect(loadLlm('../x')).rejects.toThrow('no name on the hub');
+    await expect(loadLlm('../no such model')).rejects.toThrow('no name on the hub');
     await expect(loadLlm(join(folder, 'config.json'))).rejects.toThrow('only .safetensors and .gguf files');
   });
 });

@@ -55,7 +55,8 @@ describe('the training program of', async () => {
     ['openwakeword-speech', { width: 96 }],
   ]);
   const configs = readdirSync('configs', { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.yaml'))
+    // Those of language models have a schema of their own.
+    .filter((name) => name.endsWith('.yaml') && !name.startsWith('lm/'))
     .sort();
   for (const name of configs) {
     const { experiment } = await loadExperiment(join('configs', name), []);
