@@ -32,7 +32,7 @@ export const examples: Readonly<Record<string, readonly string[]>> = {
   ],
   lm: [
     'palkit lm configs/lm/debian.yaml',
-    'palkit lm configs/lm/debian.yaml --set corpus.folders=[docs] --set train.steps=50 --set run.dir=runs/lm-docs',
+    'palkit lm configs/lm/debian.yaml --set corpus.folders=[docs] --set corpus.heldOut=0.4 --set train.steps=50 --set run.dir=runs/lm-docs',
     'palkit lm configs/lm/convert.yaml --json',
   ],
   similarity: [

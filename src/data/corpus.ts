@@ -104,7 +104,7 @@ export async function readCorpus(options: CorpusOptions): Promise<Corpus> {
   if (training.length === 0 || kept.length === 0)
     throw new ConfigError(
       `corpus: ${training.length} files to train on and ${kept.length} held out, of ${paths.size} that ` +
-        `${files.join(', ')} match below ${folders.join(', ')} (${skipped.length} unreadable, ${copies} copies): name more text`,
+        `${files.join(', ')} match below ${folders.join(', ')} (${skipped.length} unreadable, ${copies} copies): name more text, or another share (corpus.heldOut)`,
     );
   return { training, heldOut: kept, skipped, beyond, copies, repeatedCharacters };
 }
