@@ -10,12 +10,11 @@ import { onnxEngine } from '../src/engine/onnx/engine.ts';
 import { allDense } from '../src/ffn/feedForward.ts';
 import { type DecoderConfig, parameterShapes } from '../src/llm/config.ts';
 import { plainLlama } from '../src/llm/families.ts';
-import { initialize } from '../src/llm/initialize.ts';
+import { begunAs, initialize } from '../src/llm/initialize.ts';
 import { tokenizerFromJson } from '../src/llm/tokenizer.ts';
 import { trainTokenizer } from '../src/llm/trainTokenizer.ts';
 import { saveLlm } from '../src/llm/weights.ts';
 import type { AudioLlm } from '../src/pal/audioLlm.ts';
-import type { ParameterSpec } from '../src/tensor/parameters.ts';
 import { float32, int32 } from '../src/tensor/tensor.ts';
 import { answerObjective } from '../src/train/loss.ts';
 import { learningRateAt } from '../src/train/schedule.ts';
@@ -68,12 +67,7 @@ const config: DecoderConfig = {
 };
 
 const specs = new Map(
-  [...parameterShapes(config)].map(([name, shape]): [string, ParameterSpec] => {
-    if (shape.length === 1) return [name, { shape, initial: 'ones' }];
-    const output = name.endsWith('o_proj.weight') || name.endsWith('down_proj.weight');
-    const deviation = output ? 0.02 / Math.sqrt(2 * config.layers) : 0.02;
-    return [name, { shape, initial: 'normal', deviation }];
-  }),
+  [...parameterShapes(config)].map(([name, shape]) => [name, begunAs(name, shape, config.layers, 0.02)]),
 );
 const trainable = initialize(specs, (name) => random(seed, 'llm', name));
 const size = [...trainable.values()].reduce((total, { data }) => total + data.length, 0);

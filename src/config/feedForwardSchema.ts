@@ -141,7 +141,7 @@ const channelsSchema = z.strictObject({
     .boolean()
     .default(false)
     .describe('Whether the backward pass computes SiLU and product again rather than hold them'),
-  layers: layerRange.describe('The layers that are of this kind, as 2..5; null: all'),
+  layers: ofThisKind,
 });
 
 const wideSchema = z.strictObject({

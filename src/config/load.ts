@@ -4,6 +4,7 @@ import { stringify } from 'yaml';
 import type { z } from 'zod';
 import { ConfigError, configError } from './configError.ts';
 import { explainIssue } from './explain.ts';
+import type { LmExperiment } from './lmSchema.ts';
 import { locate as locateFile } from './locate.ts';
 import { applyOverrides } from './overrides.ts';
 import { type Experiment, experimentSchema } from './schema.ts';
@@ -49,7 +50,7 @@ export async function loadYaml<S extends z.ZodType>(
 }
 
 /** The experiment as YAML with every default written out. Loading it gives the same experiment. */
-export function formatExperiment(experiment: Experiment): string {
+export function formatExperiment(experiment: Experiment | LmExperiment): string {
   return stringify(experiment, { lineWidth: 0, aliasDuplicateObjects: false });
 }
 

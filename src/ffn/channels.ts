@@ -13,16 +13,14 @@ import {
   filled,
   gather,
   gatherElements,
-  less,
+  magnitude,
   matmul,
   multiply,
-  negate,
   reshape,
   scatterElements,
   silu,
   slice,
   topK,
-  where,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
@@ -86,8 +84,6 @@ export function keptChannels({ select, channels, active }: ChannelsLayer, gateTF
   }
   return named('kept', concat(parts, 1));
 }
-
-const magnitude = (x: Value) => where(less(x, 0), negate(x), x);
 
 interface Rows {
   readonly xTD: Value;

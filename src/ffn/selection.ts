@@ -9,14 +9,13 @@ import {
   divide,
   gather,
   gatherElements,
-  less,
   linear,
   logSoftmax,
+  magnitude,
   matmul,
   max,
   mean,
   multiply,
-  negate,
   reshape,
   rmsNorm,
   sigmoid,
@@ -27,7 +26,6 @@ import {
   sum,
   topK,
   transpose,
-  where,
 } from '../tensor/operations.ts';
 import { type Parameters, parameter } from '../tensor/parameters.ts';
 import { ProgramError, type Value } from '../tensor/program.ts';
@@ -135,7 +133,7 @@ function memoryScores(
     mean: () => mean(cellsTBM, [2]),
     max: () => max(cellsTBM, [2]),
     activation: () => mean(silu(cellsTBM), [2]),
-    magnitude: () => mean(where(less(cellsTBM, 0), negate(cellsTBM), cellsTBM), [2]),
+    magnitude: () => mean(magnitude(cellsTBM), [2]),
   }[aggregate]();
   return named('scores', scores);
 }

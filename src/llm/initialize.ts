@@ -1,7 +1,7 @@
 /** How new parameters begin. */
 import type { Random } from '../config/random.ts';
 import type { ParameterSpec } from '../tensor/parameters.ts';
-import { float32, sizeOf, type Tensor } from '../tensor/tensor.ts';
+import { float32, type Shape, sizeOf, type Tensor } from '../tensor/tensor.ts';
 
 /** Initial values; every parameter has a random stream of its own name, so variants share what they have in common. */
 export function initialize(
@@ -23,4 +23,12 @@ export function initialize(
       return [name, float32(shape, values)];
     }),
   );
+}
+
+/** How a parameter of a new LLM begins: matrices normal with this deviation, gains at one, biases at zero. */
+export function begunAs(name: string, shape: Shape, layers: number, deviation: number): ParameterSpec {
+  if (shape.length === 1) return { shape, initial: name.endsWith('.bias') ? 'zeros' : 'ones' };
+  // As many outputs as there are sub-layers add up in the residual stream.
+  const adds = name.endsWith('o_proj.weight') || name.endsWith('down_proj.weight');
+  return { shape, initial: 'normal', deviation: adds ? deviation / Math.sqrt(2 * layers) : deviation };
 }

@@ -67,6 +67,9 @@ export function where(condition: Value, then: Operand, otherwise: Operand): Valu
   return only(emit('where', [condition, ...operands(then, otherwise)], none));
 }
 
+/** |x|, element by element. */
+export const magnitude = (x: Value) => where(less(x, 0), negate(x), x);
+
 export function cast(x: Value, dtype: DType): Value {
   return x.dtype === dtype ? x : only(emit('cast', [x], { dtype }));
 }

@@ -43,6 +43,13 @@ const stateSchema = z.strictObject({
 
 export type TrainingProgress = z.infer<typeof stateSchema>;
 
+/** Before the first step. */
+export function noProgress(
+  identity: Pick<TrainingProgress, 'seed' | 'configHash' | 'frozenHash'>,
+): TrainingProgress {
+  return { version: 1, step: 0, stage: 0, stageStep: 0, drawn: 0, updates: 0, tokensSeen: 0, ...identity };
+}
+
 export interface Checkpoint {
   readonly progress: TrainingProgress;
   /** Every parameter that some stage trains. */

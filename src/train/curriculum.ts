@@ -8,7 +8,7 @@ import type { ClipFeatures } from '../pal/batch.ts';
 import type { PromptFormat } from '../pal/prompt.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
 import { float32 } from '../tensor/tensor.ts';
-import type { Checkpoint, ReadCheckpoint, TrainingProgress } from './checkpoint.ts';
+import { type Checkpoint, noProgress, type ReadCheckpoint, type TrainingProgress } from './checkpoint.ts';
 import { collectGarbage } from './collectGarbage.ts';
 import { peakResidentMB, routingMetrics, type StepMetrics } from './metrics.ts';
 import { learningRateAt } from './schedule.ts';
@@ -53,16 +53,7 @@ export async function runCurriculum(curriculum: Curriculum): Promise<CurriculumR
   const identity = { seed, configHash: configHash(experiment), frozenHash: parameterHash(never) };
   for (const [name, tensor] of checkpoint?.parameters ?? []) parameters.set(name, tensor);
   checkpoint?.parameters.clear();
-  let progress: TrainingProgress = checkpoint?.progress ?? {
-    version: 1,
-    step: 0,
-    stage: 0,
-    stageStep: 0,
-    drawn: 0,
-    updates: 0,
-    tokensSeen: 0,
-    ...identity,
-  };
+  let progress: TrainingProgress = checkpoint?.progress ?? noProgress(identity);
   let moments: Parameters = checkpoint?.moments ?? new Map();
   const limit = train.maxSteps ?? Number.POSITIVE_INFINITY;
 

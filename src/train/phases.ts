@@ -5,7 +5,13 @@ import { type Engine, EngineError } from '../engine/engine.ts';
 import { type FloatTensor, parameterHash } from '../llm/weights.ts';
 import type { AudioLlm } from '../pal/audioLlm.ts';
 import type { ParameterTensors } from '../tensor/parameters.ts';
-import { type Checkpoint, type ReadCheckpoint, saveCheckpoint, type TrainingProgress } from './checkpoint.ts';
+import {
+  type Checkpoint,
+  noProgress,
+  type ReadCheckpoint,
+  saveCheckpoint,
+  type TrainingProgress,
+} from './checkpoint.ts';
 import { answerBatch } from './loss.ts';
 import type { ModelName } from './measurements.ts';
 import { openMetrics, peakResidentMB, routingMetrics } from './metrics.ts';
@@ -60,18 +66,13 @@ export async function runPhases(experiment: LmExperiment, work: Work): Promise<b
     watch.note(`going on after step ${checkpoint.progress.step}`);
     for (const [name, tensor] of checkpoint.parameters) parameters.set(name, tensor);
   }
-  let progress: TrainingProgress = checkpoint?.progress ?? {
-    version: 1,
-    step: 0,
-    stage: 0,
-    stageStep: 0,
-    drawn: 0,
-    updates: 0,
-    tokensSeen: 0,
-    seed: experiment.seed,
-    configHash,
-    frozenHash: parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name)))),
-  };
+  let progress: TrainingProgress =
+    checkpoint?.progress ??
+    noProgress({
+      seed: experiment.seed,
+      configHash,
+      frozenHash: parameterHash(new Map([...parameters].filter(([name]) => !ever.has(name)))),
+    });
   let moments = checkpoint?.moments ?? new Map<string, FloatTensor>();
   const log = await openMetrics(join(dir, 'metrics.jsonl'), progress.step);
   const save = async (state: Omit<Checkpoint, 'parameters'>) => {

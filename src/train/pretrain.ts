@@ -6,14 +6,11 @@
 import { createHash } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { stringify } from 'yaml';
 import { ConfigError } from '../config/configError.ts';
 import type { LmExperiment } from '../config/lmSchema.ts';
+import { formatExperiment } from '../config/load.ts';
 import { selectNames } from '../config/patterns.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../config/writeFile.ts';
-import type { Engine } from '../engine/engine.ts';
-import { onnxEngine } from '../engine/onnx/engine.ts';
-import { tfjsEngine } from '../engine/tfjs/engine.ts';
 import { describeHeld, type HeldByLayers, heldByLayers } from '../ffn/accounting.ts';
 import type { FeedForwardLayer } from '../ffn/config.ts';
 import { isHashTable } from '../ffn/parameters.ts';
@@ -31,7 +28,7 @@ import { type Findings, type ModelName, readFindings, writeFindings } from './me
 import { lossProgram, type Perplexity, perplexityOf, sequencesOf, textShape } from './perplexity.ts';
 import { located, type Measure, type Phase, runPhases } from './phases.ts';
 import { reconstructed, reconstructionObjective } from './reconstruction.ts';
-import type { Watch } from './setup.ts';
+import { makeEngine, type Watch } from './setup.ts';
 import { pick } from './stage.ts';
 import { gradientProgram } from './step.ts';
 import { type Pretrained, pretrained, type TextFacts, textModel, tokenizedText } from './textModel.ts';
@@ -132,9 +129,9 @@ async function trainAndMeasure(experiment: LmExperiment, options: LmOptions): Pr
   // What a run before left would be taken for this one's.
   if (!options.resume) await rm(checkpoints, { recursive: true, force: true });
   if (checkpoint === undefined) await rm(join(run.dir, 'result.json'), { force: true });
-  await writeFileAtomic(join(run.dir, 'config.yaml'), formatLm(experiment));
+  await writeFileAtomic(join(run.dir, 'config.yaml'), formatExperiment(experiment));
 
-  const engine = await engineOf(experiment);
+  const engine = await makeEngine(experiment);
   const began = performance.now();
   try {
     const bitsPerToken = text.heldOut.length / text.heldOutBytes / Math.LN2;
@@ -226,17 +223,7 @@ const fieldNames = {
   checkpoints: 'train.checkpointEvery',
 };
 
-export function formatLm(experiment: LmExperiment): string {
-  return stringify(experiment, { lineWidth: 0, aliasDuplicateObjects: false });
-}
-
 const millions = (count: number) => (count / 1e6).toFixed(count < 1e5 ? 3 : 2);
-
-async function engineOf({ engine, train }: LmExperiment): Promise<Engine> {
-  if (engine.kind === 'tfjs') return tfjsEngine({ backend: engine.backend });
-  const { provider, optimization, device, tf32 } = engine;
-  return onnxEngine({ provider, optimization, threads: train.threads, device, tf32 });
-}
 
 function trained({ train }: LmExperiment, parameters: ParameterTensors): Set<string> {
   const names = [...parameters.keys()].filter((name) => !isHashTable(name));
@@ -307,6 +294,6 @@ async function saveTextModel(
     if (isDense) return saveLlm(aside, { config: model.llm, parameters, tokenizer, chatTemplate });
     await saveTokenizer(aside, tokenizer);
     await writeSafetensors(join(aside, 'weights.safetensors'), parameters, { format: 'pt' });
-    await writeFileAtomic(join(aside, 'lm.yaml'), formatLm(experiment));
+    await writeFileAtomic(join(aside, 'lm.yaml'), formatExperiment(experiment));
   });
 }

@@ -53,11 +53,14 @@ export interface EncodedClips {
 
 type Feature = Tensor & { dtype: 'float32' };
 
+/** What of a configuration an engine goes by. */
+type EngineChoice = Pick<Experiment, 'engine'> & { readonly train: Pick<Experiment['train'], 'threads'> };
+
 /**
  * What a configuration says about the ONNX engine.
  * @throws RunError when it chooses another one
  */
-export function onnxOptions({ engine, train }: Experiment): OnnxEngineOptions & { provider: Provider } {
+export function onnxOptions({ engine, train }: EngineChoice): OnnxEngineOptions & { provider: Provider } {
   if (engine.kind !== 'onnx') {
     throw new RunError(
       `engine.kind: ${engine.kind}: only the kernels of ONNX Runtime can be looked at one by one; choose --engine cpu, webgpu or cuda`,
@@ -72,7 +75,7 @@ export function onnxOptions({ engine, train }: Experiment): OnnxEngineOptions & 
  * @param note told which backend `auto` found, and why
  * @throws EngineError when the one it names is not there
  */
-export async function makeEngine(experiment: Experiment, note?: Watch['note']): Promise<Engine> {
+export async function makeEngine(experiment: EngineChoice, note?: Watch['note']): Promise<Engine> {
   const { engine } = experiment;
   if (engine.kind === 'onnx') return onnxEngine(onnxOptions(experiment));
   const made = await tfjsEngine({ backend: engine.backend });

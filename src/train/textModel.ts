@@ -15,7 +15,7 @@ import { feedForwardParameters } from '../ffn/parameters.ts';
 import { sharedFrom } from '../ffn/wide.ts';
 import { type DecoderConfig, parameterShapes } from '../llm/config.ts';
 import { plainLlama } from '../llm/families.ts';
-import { initialize } from '../llm/initialize.ts';
+import { begunAs, initialize } from '../llm/initialize.ts';
 import { ModelError } from '../llm/modelError.ts';
 import { loadTokenizer, type Tokenizer, tokenizerFromJson } from '../llm/tokenizer.ts';
 import { trainTokenizer } from '../llm/trainTokenizer.ts';
@@ -224,31 +224,22 @@ export function textModel(
   const begin = (specs: Iterable<readonly [string, ParameterSpec]>) =>
     initialize(new Map(specs), (name) => random(seed, 'initial', name));
   const own = begin(
-    [...parameterShapes(config)].map(([name, shape]) => [name, begunAs(name, shape, config, deviation)]),
+    [...parameterShapes(config)].map(([name, shape]) => [
+      name,
+      begunAs(name, shape, config.layers, deviation),
+    ]),
   );
   const parameters = initialParameters(model, own, seed, frequencies);
   // Matrices of a feed-forward layer begin alike, whatever its kind: a comparison is to compare nothing else.
   const matrices = [...feedForwardParameters(ffn, config)].flatMap(([name, { shape }]) =>
     /\.(gate|up|down)_proj\.weight$/.test(name) && sharedFrom(ffn, own, name) === undefined
-      ? [[name, begunAs(name, shape, config, deviation)] as const]
+      ? [[name, begunAs(name, shape, config.layers, deviation)] as const]
       : [],
   );
   return { model, parameters: new Map([...parameters, ...begin(matrices)]), dense: undefined };
 }
 
 type NewLlm = Extract<LmExperiment['llm'], { kind: 'new' }>;
-
-function begunAs(
-  name: string,
-  shape: readonly number[],
-  { layers }: DecoderConfig,
-  deviation: number,
-): ParameterSpec {
-  if (shape.length === 1) return { shape, initial: name.endsWith('.bias') ? 'zeros' : 'ones' };
-  // As many outputs as there are sub-layers add up in the residual stream.
-  const adds = name.endsWith('o_proj.weight') || name.endsWith('down_proj.weight');
-  return { shape, initial: 'normal', deviation: adds ? deviation / Math.sqrt(2 * layers) : deviation };
-}
 
 function newConfig(llm: NewLlm, tokenizer: Tokenizer): DecoderConfig {
   const { hiddenSize, intermediateSize, layers, heads, keyValueHeads, tieWordEmbeddings } = llm;

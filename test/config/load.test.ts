@@ -8,7 +8,6 @@ import { ConfigError } from '../../src/config/configError.ts';
 import { lmSchema } from '../../src/config/lmSchema.ts';
 import { formatExperiment, loadExperiment, loadYaml } from '../../src/config/load.ts';
 import { experimentSchema } from '../../src/config/schema.ts';
-import { formatLm } from '../../src/train/pretrain.ts';
 
 let folder: string;
 beforeAll(async () => {
@@ -599,7 +598,9 @@ describe('the shipped experiments', async () => {
     const name = file.replace('.yaml', '').replaceAll('/', '-');
     expect(experiment.name).toBe(name);
     expect(experiment.run.dir).toBe(`runs/${name}`);
-    expect(await loadYaml(await write(formatLm(experiment), 'printed.yaml'), lmSchema)).toEqual(experiment);
+    expect(await loadYaml(await write(formatExperiment(experiment), 'printed.yaml'), lmSchema)).toEqual(
+      experiment,
+    );
   });
 
   test('the ensemble is the default', async () => {
