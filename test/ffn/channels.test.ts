@@ -1,7 +1,6 @@
 /** What must hold of a mixture of channels exactly, whatever PyTorch says (Wu et al. 2025, arXiv 2511.09323). */
 import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
-import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { describeHeld, heldActivations, heldByLayers } from '../../src/ffn/accounting.ts';
 import { channelsFeedForward, keptChannels } from '../../src/ffn/channels.ts';
@@ -25,20 +24,12 @@ import { schedule } from '../../src/tensor/schedule.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { maskPrefix, trace, withDropout } from '../../src/tensor/trace.ts';
 import { fill } from '../llm/formula.ts';
-import { layerParameters, sizes } from './layer.ts';
+import { layerParameters, runOn, sizes } from './layer.ts';
 
 const engine = onnxEngine({ threads: 2 });
 afterAll(() => engine.dispose());
 
-async function run(program: Program, feeds: Record<string, Tensor>) {
-  const executable = await engine.compile(program);
-  const outputs = await executable.run(feeds);
-  const read = Object.fromEntries(
-    [...program.outputs.keys()].map((name) => [name, plain(outputs, name).data as Float32Array]),
-  );
-  await executable.dispose();
-  return read;
-}
+const run = (program: Program, feeds: Record<string, Tensor>) => runOn(engine, program, feeds);
 
 const mixture = (own: Partial<ChannelsConfig> = {}): ChannelsConfig => ({
   kind: 'moc',

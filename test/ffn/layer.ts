@@ -1,4 +1,5 @@
 /** A single sparse layer as a program: its output, its losses and all of its gradients. */
+import { type Engine, plain } from '../../src/engine/engine.ts';
 import { type FeedForwardConfig, type FeedForwardLayer, feedForwardLayers } from '../../src/ffn/config.ts';
 import type { FeedForward } from '../../src/ffn/feedForward.ts';
 import { hashTableShapes } from '../../src/ffn/hashTable.ts';
@@ -105,4 +106,19 @@ export function layerProgram(given: LayerCase): { program: Program; feeds: Recor
     };
   });
   return { program, feeds };
+}
+
+/** The outputs of one run of a program. */
+export async function runOn(
+  engine: Engine,
+  program: Program,
+  feeds: Record<string, Tensor>,
+): Promise<Record<string, Float32Array>> {
+  const executable = await engine.compile(program);
+  const outputs = await executable.run(feeds);
+  const read = Object.fromEntries(
+    [...program.outputs.keys()].map((name) => [name, plain(outputs, name).data as Float32Array]),
+  );
+  await executable.dispose();
+  return read;
 }

@@ -1,7 +1,6 @@
 /** What must hold of blocks exactly, whatever PyTorch says (the checks of Liu et al. 2023's unified view). */
 import { afterAll, describe, expect, it } from 'vitest';
 import { random } from '../../src/config/random.ts';
-import { plain } from '../../src/engine/engine.ts';
 import { onnxEngine } from '../../src/engine/onnx/engine.ts';
 import { type FeedForwardConfig, feedForwardLayers, type SparseLayer } from '../../src/ffn/config.ts';
 import { loadOf, mostGroups, planDispatch, slotsPerGroup, sumBefore } from '../../src/ffn/dispatch.ts';
@@ -31,20 +30,12 @@ import type { Program, Value } from '../../src/tensor/program.ts';
 import { float32, int32, type Tensor } from '../../src/tensor/tensor.ts';
 import { trace } from '../../src/tensor/trace.ts';
 import { fill } from '../llm/formula.ts';
-import { layerOf, layerParameters, layerProgram, sizes } from './layer.ts';
+import { layerOf, layerParameters, layerProgram, runOn, sizes } from './layer.ts';
 
 const engine = onnxEngine({ threads: 2 });
 afterAll(() => engine.dispose());
 
-async function run(program: Program, feeds: Record<string, Tensor>) {
-  const executable = await engine.compile(program);
-  const outputs = await executable.run(feeds);
-  const read = Object.fromEntries(
-    [...program.outputs.keys()].map((name) => [name, plain(outputs, name).data]),
-  );
-  await executable.dispose();
-  return read as Record<string, Float32Array>;
-}
+const run = (program: Program, feeds: Record<string, Tensor>) => runOn(engine, program, feeds);
 
 const shape = [9, sizes.hiddenSize];
 const x = fill('hidden_states_embed', shape);
